@@ -2,19 +2,20 @@
 
 Layout (schema `lowmag-tiles`, version 1); N tiles, K magnifications:
 
-- root attributes: `schema, schema_version, slide_id, n_tiles, magnifications, mpp_x, mpp_y, mpp_source, reader,
-  lowres_source, source_*, config_sha256, software` and `complete`, which is written last;
+- root attributes: `schema, schema_version, slide_id, n_tiles, magnifications, mpp_x, mpp_y, mpp_source,
+  reader, lowres_source, source_*, config_sha256, software` and `complete`, which is written last;
 - `coords (N, 2) int64`: level-0 x, y of the top-left corner, with the attributes TRIDENT reads;
 - `grid (N, 2) int32`: row and column on the slide's one grid;
 - `tissue_fraction (N,) float32`, `flags (N,) uint16`, `label (N,) int16` (-1: none);
-- `/mag/{name}`: attributes `magnification, mpp, tile_px`; either `imgs (N, H, W, 3) uint8` in chunks of one tile,
-  or `jpeg (bytes,) uint8` with `offsets (N + 1,) int64`.
+- `/mag/{name}`: attributes `magnification, mpp, tile_px`; either `imgs (N, H, W, 3) uint8` in chunks of one
+  tile, or `jpeg (bytes,) uint8` with `offsets (N + 1,) int64`.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Layout:
-    """What is stored of a tile: magnifications (highest first), edges in pixels, JPEG quality of the highest."""
+    """What is stored of a tile: magnifications (highest first), edges in pixels, quality of the highest."""
 
     magnifications: Sequence[float]
     tile_px: Mapping[float, int]
@@ -69,7 +70,8 @@ class TileWriter:
         for magnification in self.layout.magnifications:
             picture = np.ascontiguousarray(tile.pictures[magnification])
             edge = self.layout.tile_px[magnification]
-            assert picture.shape == (edge, edge, 3) and picture.dtype == np.uint8, (picture.shape, edge)
+            assert picture.shape == (edge, edge, 3), (picture.shape, edge)
+            assert picture.dtype == np.uint8, picture.dtype
             group = self.file[f"mag/{name_of(magnification)}"]
             assert isinstance(group, h5py.Group)
             if magnification == highest:
@@ -171,7 +173,7 @@ def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
 class TileFile:
     """Reads a tile file; a context manager.
 
-    Raises UserError when the file is not one of ours, of a newer version, or not complete: it is then not trusted.
+    Raises UserError when the file is not one of ours, of a newer version, or not complete: it is not trusted.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -196,16 +198,12 @@ class TileFile:
             )
         if int(found["schema_version"]) > SCHEMA_VERSION:
             raise UserError(
-                f"{self.path} has schema version {found['schema_version']}, this lowmag reads up to {SCHEMA_VERSION}"
+                f"{self.path} has schema version {found['schema_version']}, lowmag reads up to {SCHEMA_VERSION}"
             )
         if not found.get("complete"):
-            raise UserError(
-                f"{self.path} is not complete (its writer was stopped); delete it and rerun to make it again"
-            )
+            raise UserError(f"{self.path} is not complete (its writer was stopped); delete it and rerun")
         if len(_dataset(self._file, "coords")) != self.n:
-            raise UserError(
-                f"{self.path} says {self.n} tiles but holds another number; delete it and rerun to make it again"
-            )
+            raise UserError(f"{self.path} says {self.n} tiles but holds another number; delete it and rerun")
 
     def __enter__(self) -> "TileFile":
         return self
@@ -221,7 +219,7 @@ class TileFile:
     @property
     def n(self) -> int:
         """Number of tiles."""
-        return int(self._file.attrs["n_tiles"])
+        return int(self.attributes["n_tiles"])
 
     @property
     def slide_id(self) -> str:
@@ -231,7 +229,7 @@ class TileFile:
     @property
     def magnifications(self) -> list[float]:
         """Stored magnifications, highest first."""
-        return [float(str(name).removesuffix("x")) for name in self._file.attrs["magnifications"]]
+        return [float(str(name).removesuffix("x")) for name in self.attributes["magnifications"]]
 
     def column(self, name: str) -> np.ndarray:
         """A per-tile column: coords, grid, tissue_fraction, flags or label."""
@@ -239,7 +237,7 @@ class TileFile:
 
     def tile_px(self, magnification: float) -> int:
         """Edge of a tile in pixels at a magnification."""
-        return int(self._group(magnification).attrs["tile_px"])
+        return int(dict(self._group(magnification).attrs)["tile_px"])
 
     def is_jpeg(self, magnification: float) -> bool:
         """Whether tiles of a magnification are stored as JPEG."""
@@ -249,7 +247,7 @@ class TileFile:
         """All tiles of a JPEG magnification, still encoded."""
         group = self._group(magnification)
         offsets, blob = _dataset(group, "offsets")[()], _dataset(group, "jpeg")[()]
-        return [blob[a:b].tobytes() for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        return [blob[a:b].tobytes() for a, b in pairwise(offsets)]
 
     def read(self, magnification: float, index: int) -> np.ndarray:
         """One tile, (H, W, 3) uint8."""
