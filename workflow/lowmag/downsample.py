@@ -1,0 +1,56 @@
+"""Area averages of a picture at whole factors, rounded once."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_FACTOR = 4096  # 255 * 4096**2 still fits in uint32, with room for the rounding
+
+
+def area_pyramid(picture: np.ndarray, factors: Sequence[int]) -> dict[int, np.ndarray]:
+    """The picture averaged over factor x factor blocks, for every factor asked for.
+
+    picture: (H, W, 3) uint8; H and W must be multiples of every factor, and there are no more factors than
+    that: any whole numbers from 1 to 4096. Sums are exact integers; a sum is divided once, at the end,
+    halves up, so no factor sees the rounding of another. Factor 1 is the picture itself, not a copy.
+    """
+    _require_whole_blocks(picture, factors)
+    sums, pyramid = {1: picture}, {}
+    for factor in sorted(set(factors)):
+        base = max(known for known in sums if factor % known == 0)
+        if factor > base:
+            sums[factor] = _block_sums(sums[base], factor // base, factor)
+        pyramid[factor] = picture if factor == 1 else _rounded_mean(sums[factor], factor * factor)
+    return pyramid
+
+
+def _block_sums(values: np.ndarray, step: int, factor: int) -> np.ndarray:
+    """Sums over step x step blocks, of the smallest type that holds factor**2 pixels of 255."""
+    dtype = np.uint16 if 255 * factor * factor + factor * factor // 2 < 2**16 else np.uint32
+    while step % 2 == 0:
+        values, step = _strided_sum(values, 2, dtype), step // 2
+    return _strided_sum(values, step, dtype) if step > 1 else values
+
+
+def _strided_sum(values: np.ndarray, step: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
+    # Rows first: adding whole rows is contiguous, and leaves the strided pass less to do.
+    rows = np.add(values[0::step], values[1::step], dtype=dtype)
+    for offset in range(2, step):
+        rows += values[offset::step]
+    columns = rows[:, 0::step] + rows[:, 1::step]
+    for offset in range(2, step):
+        columns += rows[:, offset::step]
+    return columns
+
+
+def _rounded_mean(sums: np.ndarray, area: int) -> np.ndarray:
+    return ((sums + sums.dtype.type(area // 2)) // sums.dtype.type(area)).astype(np.uint8)
+
+
+def _require_whole_blocks(picture: np.ndarray, factors: Sequence[int]) -> None:
+    if picture.ndim != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"a picture is (H, W, 3) uint8, this is {picture.shape} {picture.dtype}")
+    height, width = picture.shape[:2]
+    for factor in factors:
+        if not 1 <= factor <= MAX_FACTOR or height % factor or width % factor:
+            raise ValueError(f"a picture of {width} x {height} pixels has no whole blocks of {factor}")
