@@ -1,0 +1,106 @@
+"""The loss terms: pure functions in float32, each of one student batch and what the teacher said of it.
+
+Teacher maps come already resized to the student's grid (`resize_map`), never the reverse: that needs no
+backward pass through an interpolation, which is not deterministic on a GPU.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lowmag.cam import normalise_minmax
+
+NO_LABEL = -1
+Resize = Literal["maxpool", "bicubic", "area"]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of logits (N, K) over the pictures with a label; `labels` (N,) long, -1 for none.
+
+    A batch without labels gives zero, with zero gradient.
+    """
+    total = functional.cross_entropy(logits.float(), labels, ignore_index=NO_LABEL, reduction="sum")
+    return total / (labels != NO_LABEL).sum().clamp(min=1)
+
+
+def soft_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), mean over the batch; logits (N, K).
+
+    Hinton et al. 2015 (arXiv 1503.02531); L_soft of DiPalma et al. 2021 (arXiv 2101.04170) with T = 1.
+    """
+    student = functional.log_softmax(student_logits.float() / temperature, 1)
+    teacher = functional.log_softmax(teacher_logits.float() / temperature, 1)
+    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def features(student_map: Tensor, teacher_map: Tensor, distance: Literal["mse", "l1", "rmse"]) -> Tensor:
+    """Distance of two feature maps (N, C, h, w), mean over all elements.
+
+    mse and l1: the pixel loss of DiPalma et al. 2021 (arXiv 2101.04170). rmse: L_FM of del Amor et al. 2024
+    (arXiv 2401.06010), one root over the whole batch.
+    """
+    difference = student_map.float() - teacher_map.float()
+    if distance == "l1":
+        return difference.abs().mean()
+    mean_square = difference.square().mean()
+    return root(mean_square) if distance == "rmse" else mean_square
+
+
+def attention_distance(
+    student_maps: Tensor,
+    teacher_maps: Tensor,
+    *,
+    distance: Literal["rmse", "mse"],
+    normalise: Literal["minmax", "none"],
+    chosen: Tensor | None = None,
+) -> Tensor:
+    """Distance of two sets of attention maps (N, K, h, w), per picture, mean over the pictures that count.
+
+    `chosen` (N,) long names the one class whose map is compared, -1 leaves the picture out; None compares all
+    classes. Choosing comes before normalising. L_AT of del Amor et al. 2024 (arXiv 2401.06010): all classes,
+    minmax, rmse, `mean_i sqrt(mean_chw (A_T - A_S)^2)`.
+    """
+    student_maps, teacher_maps = student_maps.float(), teacher_maps.float()
+    counts = student_maps.new_ones(len(student_maps))
+    if chosen is not None:
+        counts = (chosen != NO_LABEL).float()
+        student_maps, teacher_maps = _of_class(student_maps, chosen), _of_class(teacher_maps, chosen)
+    if normalise == "minmax":
+        student_maps, teacher_maps = normalise_minmax(student_maps), normalise_minmax(teacher_maps)
+    per_picture = (student_maps - teacher_maps).square().mean((1, 2, 3))
+    if distance == "rmse":
+        per_picture = root(per_picture)
+    return (per_picture * counts).sum() / counts.sum().clamp(min=1)
+
+
+def resize_map(maps: Tensor, cells: int | tuple[int, int], form: Resize) -> Tensor:
+    """Teacher maps (N, C, H, W) on a grid of `cells`, float32; unchanged when they are on it already.
+
+    g(.) of DiPalma et al. 2021 (arXiv 2101.04170) is `maxpool` and `bicubic`; `area` averages.
+    """
+    maps = maps.float()
+    size = (cells, cells) if isinstance(cells, int) else cells
+    if maps.shape[2:] == size:
+        return maps
+    if form == "maxpool":
+        return functional.adaptive_max_pool2d(maps, size)
+    if form == "area":
+        return functional.adaptive_avg_pool2d(maps, size)
+    return functional.interpolate(maps, size=size, mode="bicubic", align_corners=False)
+
+
+def root(square: Tensor) -> Tensor:
+    """Square root of numbers of at least 0, with gradient 0 at 0 in place of infinity.
+
+    A root of a mean of squares is a norm; at 0 it has no gradient, and 0 is one of its subgradients. The
+    inner selection keeps the infinite slope out of the backward pass, where 0 times infinity would be NaN.
+    """
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def _of_class(maps: Tensor, chosen: Tensor) -> Tensor:
+    index = chosen.clamp(min=0).view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:])
+    return maps.gather(1, index)
