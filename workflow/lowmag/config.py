@@ -396,8 +396,8 @@ class Config(Section):
         compared = [name for name, method in self.methods.items() if method.features]
         if compared and self.teacher.model != self.students.model:
             raise ValueError(
-                f"methods {', '.join(compared)} compare feature maps, so teacher.model ({self.teacher.model}) "
-                f"and students.model ({self.students.model}) must be the same network"
+                f"methods {', '.join(compared)} compare feature maps, so teacher.model ({self.teacher.model})"
+                f" and students.model ({self.students.model}) must be the same network"
             )
         return self
 

@@ -198,7 +198,7 @@ class TileFile:
             )
         if int(found["schema_version"]) > SCHEMA_VERSION:
             raise UserError(
-                f"{self.path} has schema version {found['schema_version']}, lowmag reads up to {SCHEMA_VERSION}"
+                f"{self.path} has schema version {found['schema_version']}; this is up to {SCHEMA_VERSION}"
             )
         if not found.get("complete"):
             raise UserError(f"{self.path} is not complete (its writer was stopped); delete it and rerun")
@@ -237,7 +237,8 @@ class TileFile:
 
     def tile_px(self, magnification: float) -> int:
         """Edge of a tile in pixels at a magnification."""
-        return int(dict(self._group(magnification).attrs)["tile_px"])
+        attributes: dict[str, Any] = dict(self._group(magnification).attrs)
+        return int(attributes["tile_px"])
 
     def is_jpeg(self, magnification: float) -> bool:
         """Whether tiles of a magnification are stored as JPEG."""

@@ -1,0 +1,147 @@
+"""What the workflow knows before it runs: config, sheet, classes, and the slice of both each rule depends on."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lowmag import demo, pictures, slides
+from lowmag.config import Config, Job, Run, Study, parse_config
+from lowmag.errors import UserError
+from lowmag.fingerprint import code_fingerprint
+from lowmag.magnification import name_of
+
+
+@dataclass(frozen=True)
+class SlideEntry:
+    """One slide of the sheet: where it is, and the scale the sheet gives it (micrometres per pixel)."""
+
+    path: Path
+    mpp: float | None
+
+
+class Plan:
+    """A study ready to be laid out as rules; reads the sheet, opens no slide.
+
+    Raises UserError when the config or the sheet is not valid, or when fewer than two classes are labelled.
+    """
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.config: Config = parse_config(content)
+        self.outdir = self.config.outdir.rstrip("/")
+        if not self.sheet:
+            raise UserError("the config names no cohort; set slides to a slides.csv (or demo), or images to an images.csv")
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the cohort is the built-in one."""
+        return self.config.images is None and self.config.slides == "demo"
+
+    @property
+    def from_pictures(self) -> bool:
+        """Whether the cohort is pre-cut pictures."""
+        return self.config.images is not None
+
+    @property
+    def sheet(self) -> str:
+        """Path of slides.csv or images.csv."""
+        if self.is_demo:
+            return f"{self.outdir}/demo/slides.csv"
+        return self.config.images or self.config.slides or ""
+
+    @cached_property
+    def slides(self) -> dict[str, SlideEntry]:
+        """The slides of the cohort by id; of pictures, the ids they are grouped by, without a path."""
+        if self.is_demo:
+            folder = Path(self.outdir, "demo")
+            return {s.slide_id: SlideEntry(folder / s.path, None) for s in demo.cohort(self.config.demo)}
+        if self.from_pictures:
+            return {row.slide_id: SlideEntry(row.image, row.mpp) for row in self._rows}
+        return {row.slide_id: SlideEntry(row.path, row.mpp) for row in self._rows}
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Class names in order: the config's, or the labels of the sheet, sorted."""
+        if self.config.classes:
+            found = self.config.classes
+        elif self.is_demo:
+            found = sorted({s.label for s in demo.cohort(self.config.demo)} - {""})
+        else:
+            found = sorted({row.label for row in self._rows if row.label})
+        if len(found) < 2:
+            raise UserError(
+                f"{self.sheet}: column label holds {len(found)} classes ({', '.join(found) or 'none'}), expected at least 2; "
+                "fill in the labels of the slides that have one"
+            )
+        return list(found)
+
+    @cached_property
+    def _rows(self) -> list[Any]:
+        if self.from_pictures:
+            return pictures.read_pictures(Path(self.sheet), self.config.pictures)
+        return slides.read_slides(Path(self.sheet), self.config.classes)
+
+    @cached_property
+    def study(self) -> Study:
+        """The grid of runs."""
+        return self.config.study(self.classes)
+
+    @property
+    def models(self) -> list[str]:
+        """Folders below `outdir` of every model of the study, teachers first."""
+        teachers = [f"teacher/seed{seed}" for seed in self.study.seeds]
+        return teachers + [f"students/{run.folder}" for run in self.study.runs()]
+
+    @property
+    def gallery(self) -> list[str]:
+        """Folders of one student per magnification to show: the last method with a teacher, all slides, first seed."""
+        shown = [name for name, method in self.config.methods.items() if method.needs_teacher]
+        method = (shown or list(self.config.methods))[-1]
+        seed, share = self.study.seeds[0], self.study.shares(method)[-1]
+        return [f"students/{Run(method, m, share, seed).folder}" for m in sorted(self.study.students, reverse=True)]
+
+    def options(self, section: str, exclude: frozenset[str] = frozenset()) -> str:
+        """A config section as the JSON that a command takes."""
+        return _compact(getattr(self.config, section).model_dump(exclude=exclude))
+
+    def student_options(self) -> str:
+        """The part of `students` that one run depends on, as JSON."""
+        return _compact(self.config.student_training().model_dump())
+
+    def target_options(self) -> str:
+        """What the teacher has to say, as JSON."""
+        return _compact(self.config.target_options().model_dump())
+
+    def study_options(self) -> str:
+        """The grid of runs and how it is evaluated, as JSON."""
+        return _compact(self.study.model_dump())
+
+    def method(self, name: str) -> str:
+        """The loss terms of a method as JSON."""
+        return _compact(self.config.methods[name].model_dump(exclude_none=True))
+
+    def needs_teacher(self, method: str) -> bool:
+        """Whether a method compares with the teacher."""
+        return self.config.methods[method].needs_teacher
+
+    def student_names(self) -> list[str]:
+        """Names of the students' magnifications, highest first."""
+        return [name_of(m) for m in sorted(self.config.tiles.students, reverse=True)]
+
+    def job(self, kind: str) -> Job:
+        """What a job of a kind asks for."""
+        return getattr(self.config.compute, kind)
+
+    def slide_size(self, slide: str) -> int:
+        """Bytes of a slide's file, so that a replaced file reruns its stages; 0 for a slide yet to be drawn."""
+        path = self.slides[slide].path
+        return 0 if self.is_demo or not path.exists() else path.stat().st_size
+
+    def code(self, *modules: str) -> str:
+        """Fingerprint of the code a rule runs."""
+        return code_fingerprint(*modules)
+
+
+def _compact(content: Any) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

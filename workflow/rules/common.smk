@@ -1,0 +1,127 @@
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
+
+PACKAGE_FOLDER = str(Path(workflow.basedir, "workflow"))
+sys.path.insert(0, PACKAGE_FOLDER)
+
+from lowmag import gate
+from lowmag.errors import UserError
+from lowmag.magnification import name_of
+from lowmag.plan import Plan
+
+try:
+    plan = Plan(config)
+    CLASSES = plan.classes
+except UserError as problem:
+    raise WorkflowError(str(problem))
+
+OUT = plan.outdir
+FIGURES = [
+    "accuracy_magnification",
+    "accuracy_cost",
+    "unlabelled_share",
+    "confusion",
+    "calibration",
+]
+STUDENT_MAGNIFICATIONS = plan.student_names()
+
+
+wildcard_constraints:
+    slide=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    seed=r"\d+",
+    magnification=r"[0-9.]+x",
+    share=r"\d+",
+    method=r"[A-Za-z0-9][A-Za-z0-9._-]*",
+    run=r"(teacher|students)/.+",
+
+
+# In an environment made by `--sdm conda` the package is taken from this checkout.
+if "conda" in {
+    method.name.lower() for method in workflow.deployment_settings.deployment_method
+}:
+    shell.prefix(
+        f'export PYTHONPATH="{PACKAGE_FOLDER}"; lowmag() {{ python -m lowmag.cli "$@"; }}; '
+    )
+
+# `gpu=1` of a rule is a counter to Snakemake: unless the user gave its size, it is the number of devices.
+if gate.gpu_count() and "gpu" not in workflow.global_resources:
+    workflow.global_resources["gpu"] = gate.gpu_count()
+
+
+def say_device():
+    if not gate.gpu_count():
+        logger.info(
+            "No GPU was found here: teacher, targets, students and predictions run on the CPU."
+        )
+
+
+def refuse_bad_slides():
+    if plan.config.on_bad_slide == "fail" and not plan.from_pictures:
+        try:
+            gate.refuse_bad_slides(Path(OUT, "check.tsv"))
+        except UserError as problem:
+            raise WorkflowError(str(problem))
+
+
+def slide_file(wildcards):
+    return str(plan.slides[wildcards.slide].path)
+
+
+def mpp_flag(wildcards):
+    mpp = plan.slides[wildcards.slide].mpp
+    return f"--mpp {mpp}" if mpp else ""
+
+
+def slide_size(wildcards):
+    return plan.slide_size(wildcards.slide)
+
+
+def every_slide(pattern):
+    return [f"{OUT}/{pattern.format(slide=slide)}" for slide in plan.slides]
+
+
+def every_tile_file():
+    return every_slide("tiles/{slide}.h5")
+
+
+def every_prediction(table):
+    return [f"{OUT}/predictions/{model}/{table}" for model in plan.models]
+
+
+def method_terms(wildcards):
+    return plan.method(wildcards.method)
+
+
+def student_targets(wildcards):
+    if not plan.needs_teacher(wildcards.method):
+        return []
+    return f"{OUT}/targets/seed{wildcards.seed}/{wildcards.magnification}.h5"
+
+
+def targets_flag(wildcards, input):
+    return f"--targets {shlex.quote(str(input.targets))}" if input.targets else ""
+
+
+def magnification_number(wildcards):
+    return wildcards.magnification.removesuffix("x")
+
+
+def check_table():
+    return [] if plan.from_pictures else f"{OUT}/check.tsv"
+
+
+def overlays():
+    return [] if plan.from_pictures else every_slide("tissue/{slide}.png")
+
+
+def reading_table():
+    return [] if plan.from_pictures else f"{OUT}/evaluation/reading.tsv"
+
+
+def reading_flag(wildcards, input):
+    return f"--reading {shlex.quote(str(input.reading))}" if input.reading else ""

@@ -1,0 +1,25 @@
+rule predictions:
+    input:
+        model=f"{OUT}/{{run}}/model.safetensors",
+        splits=f"{OUT}/splits.csv",
+        tiles=every_tile_file(),
+    output:
+        tiles=f"{OUT}/predictions/{{run}}/tiles.parquet",
+        slides=f"{OUT}/predictions/{{run}}/slides.parquet",
+        cost=f"{OUT}/predictions/{{run}}/cost.json",
+    log:
+        f"{OUT}/logs/predictions/{{run}}.log",
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: plan.job("predictions").threads
+    resources:
+        gpu=1,
+        mem_mb=plan.job("predictions").mem_mb,
+        runtime=plan.job("predictions").runtime,
+    params:
+        tiles=f"{OUT}/tiles",
+        out=subpath(output.tiles, parent=True),
+        code=plan.code("predict"),
+    shell:
+        "lowmag predict --model {input.model:q} --tiles {params.tiles:q} --splits {input.splits:q}"
+        " --out {params.out:q} --threads {threads} > {log:q} 2>&1"

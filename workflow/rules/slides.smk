@@ -1,0 +1,83 @@
+if not plan.from_pictures:
+
+    # `ancient`: a cohort copied to another disk is still the same cohort; a file of another size is not.
+    rule inspect:
+        input:
+            slide=ancient(slide_file),
+        output:
+            f"{OUT}/slides/{{slide}}.json",
+        log:
+            f"{OUT}/logs/inspect/{{slide}}.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        params:
+            size=slide_size,
+            mpp=mpp_flag,
+            magnification=plan.config.tiles.teacher,
+            options=plan.options("check"),
+            code=plan.code("check"),
+        shell:
+            "lowmag inspect --slide-id {wildcards.slide} --path {input.slide:q} {params.mpp}"
+            " --magnification {params.magnification} --out {output:q} --options {params.options:q} > {log:q} 2>&1"
+
+    rule check:
+        input:
+            sheet=plan.sheet,
+            records=every_slide("slides/{slide}.json"),
+        output:
+            report(
+                f"{OUT}/check.tsv",
+                caption="../report/check.rst",
+                category="1 Cohort",
+                labels={"table": "verdict per slide"},
+            ),
+        log:
+            f"{OUT}/logs/check.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=60,
+        params:
+            records=f"{OUT}/slides",
+            magnification=plan.config.tiles.teacher,
+            options=plan.options("check"),
+            code=plan.code("check"),
+        shell:
+            "lowmag check --slides {input.sheet:q} --records {params.records:q} --out {output:q}"
+            " --magnification {params.magnification} --options {params.options:q} > {log:q} 2>&1"
+
+    # The table is made before any pixel is touched, but a changed table alone redraws no outline.
+    rule tissue:
+        input:
+            record=f"{OUT}/slides/{{slide}}.json",
+            slide=ancient(slide_file),
+            check=ancient(f"{OUT}/check.tsv"),
+        output:
+            outline=f"{OUT}/tissue/{{slide}}.geojson",
+            overlay=report(
+                f"{OUT}/tissue/{{slide}}.png",
+                caption="../report/tissue.rst",
+                category="1 Cohort",
+                subcategory="tissue",
+                labels={"slide": "{slide}"},
+            ),
+        log:
+            f"{OUT}/logs/tissue/{{slide}}.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=plan.job("slide").mem_mb,
+            runtime=plan.job("slide").runtime,
+        params:
+            options=plan.options("tissue"),
+            code=plan.code("tissue"),
+        shell:
+            "lowmag tissue --record {input.record:q} --outline {output.outline:q} --overlay {output.overlay:q}"
+            " --options {params.options:q} > {log:q} 2>&1"

@@ -1,0 +1,34 @@
+rule student:
+    input:
+        splits=f"{OUT}/splits.csv",
+        tiles=every_tile_file(),
+        targets=student_targets,
+    output:
+        model=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/model.safetensors",
+        metrics=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/metrics.csv",
+        run=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/run.json",
+    log:
+        f"{OUT}/logs/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}.log",
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: plan.job("students").threads
+    resources:
+        gpu=1,
+        mem_mb=plan.job("students").mem_mb,
+        runtime=plan.job("students").runtime,
+    params:
+        tiles=f"{OUT}/tiles",
+        out=subpath(output.model, parent=True),
+        state=f"{OUT}/state/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}",
+        classes=json.dumps(CLASSES),
+        magnification=magnification_number,
+        method=method_terms,
+        targets=targets_flag,
+        options=plan.student_options(),
+        code=plan.code("train"),
+    shell:
+        "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets}"
+        " --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
+        " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads}"
+        " --options {params.options:q} > {log:q} 2>&1"

@@ -1,0 +1,59 @@
+rule teacher:
+    input:
+        splits=f"{OUT}/splits.csv",
+        tiles=every_tile_file(),
+    output:
+        model=f"{OUT}/teacher/seed{{seed}}/model.safetensors",
+        metrics=f"{OUT}/teacher/seed{{seed}}/metrics.csv",
+        run=f"{OUT}/teacher/seed{{seed}}/run.json",
+    log:
+        f"{OUT}/logs/teacher/seed{{seed}}.log",
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: plan.job("teacher").threads
+    resources:
+        gpu=1,
+        mem_mb=plan.job("teacher").mem_mb,
+        runtime=plan.job("teacher").runtime,
+    params:
+        tiles=f"{OUT}/tiles",
+        out=subpath(output.model, parent=True),
+        state=f"{OUT}/state/teacher/seed{{seed}}",
+        classes=json.dumps(CLASSES),
+        magnification=plan.config.tiles.teacher,
+        options=plan.options("teacher"),
+        code=plan.code("train"),
+    shell:
+        "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
+        " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads}"
+        " --options {params.options:q} > {log:q} 2>&1"
+
+
+rule targets:
+    input:
+        teacher=f"{OUT}/teacher/seed{{seed}}/model.safetensors",
+        splits=f"{OUT}/splits.csv",
+        tiles=every_tile_file(),
+    output:
+        [
+            f"{OUT}/targets/seed{{seed}}/{magnification}.h5"
+            for magnification in STUDENT_MAGNIFICATIONS
+        ],
+    log:
+        f"{OUT}/logs/targets/seed{{seed}}.log",
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: plan.job("predictions").threads
+    resources:
+        gpu=1,
+        mem_mb=plan.job("predictions").mem_mb,
+        runtime=plan.job("predictions").runtime,
+    params:
+        tiles=f"{OUT}/tiles",
+        out=subpath(output[0], parent=True),
+        options=plan.target_options(),
+        code=plan.code("targets"),
+    shell:
+        "lowmag targets --teacher {input.teacher:q} --tiles {params.tiles:q} --splits {input.splits:q}"
+        " --out {params.out:q} --threads {threads} --options {params.options:q} > {log:q} 2>&1"

@@ -1,0 +1,90 @@
+if plan.from_pictures:
+
+    rule pictures:
+        input:
+            sheet=plan.sheet,
+        output:
+            every_tile_file(),
+        log:
+            f"{OUT}/logs/pictures.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=plan.job("slide").mem_mb,
+            runtime=plan.job("slide").runtime,
+        params:
+            folder=f"{OUT}/tiles",
+            pictures=plan.options("pictures"),
+            classes=json.dumps(CLASSES),
+            options=plan.options("tiles"),
+            code=plan.code("pictures"),
+        shell:
+            "lowmag pictures --images {input.sheet:q} --out {params.folder:q} --pictures {params.pictures:q}"
+            " --classes {params.classes:q} --options {params.options:q} > {log:q} 2>&1"
+
+    rule splits:
+        input:
+            sheet=plan.sheet,
+        output:
+            f"{OUT}/splits.csv",
+        log:
+            f"{OUT}/logs/splits.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            pictures=plan.options("pictures"),
+            options=plan.options("splits"),
+            code=plan.code("splits"),
+        shell:
+            "lowmag splits --images {input.sheet:q} --pictures {params.pictures:q} --out {output:q}"
+            " --options {params.options:q} > {log:q} 2>&1"
+
+else:
+
+    rule tiles:
+        input:
+            record=f"{OUT}/slides/{{slide}}.json",
+            outline=f"{OUT}/tissue/{{slide}}.geojson",
+            slide=ancient(slide_file),
+        output:
+            f"{OUT}/tiles/{{slide}}.h5",
+        log:
+            f"{OUT}/logs/tiles/{{slide}}.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=plan.job("slide").mem_mb,
+            runtime=plan.job("slide").runtime,
+        params:
+            options=plan.options("tiles"),
+            code=plan.code("tiles"),
+        shell:
+            "lowmag tiles --record {input.record:q} --outline {input.outline:q} --out {output:q}"
+            " --options {params.options:q} > {log:q} 2>&1"
+
+    rule splits:
+        input:
+            sheet=plan.sheet,
+            check=f"{OUT}/check.tsv",
+        output:
+            f"{OUT}/splits.csv",
+        log:
+            f"{OUT}/logs/splits.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            options=plan.options("splits"),
+            code=plan.code("splits"),
+        shell:
+            "lowmag splits --slides {input.sheet:q} --check {input.check:q} --out {output:q}"
+            " --options {params.options:q} > {log:q} 2>&1"
