@@ -1,9 +1,9 @@
 """Class attention in closed form, for networks whose head is a mean over the map and one linear layer.
 
 With z_c = sum_k w_ck mean_ij A_k(i,j) + b_c, the gradient of z_c at every cell of A_k is w_ck / (HW).
-Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) weighs A_k by the mean of that gradient, so it is the CAM of
-Zhou et al. 2016 (arXiv 1512.04150) divided by HW, and no backward pass is needed, neither for the map nor for
-its gradient. The maps here leave out the 1 / HW, so that maps of different grids have the same scale.
+Grad-CAM (Selvaraju et al. 2017, arXiv 1610.02391) weighs A_k by the mean of that gradient, so it is the CAM
+of Zhou et al. 2016 (arXiv 1512.04150) divided by HW, and no backward pass is needed, neither for the map nor
+for its gradient. The maps here leave out the 1 / HW, so that maps of different grids have the same scale.
 """
 
 from typing import Literal

@@ -4,22 +4,20 @@ Every network returns `(features, logits)` and its head sees the map only throug
 what makes the closed forms of `cam` exact.
 """
 
-import copy
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.resnet import BasicBlock
-from torchvision.models.vgg import cfgs, make_layers
 
 from lowmag.config import Architecture
 from lowmag.errors import UserError
@@ -28,8 +26,29 @@ from lowmag.publish import publishing
 
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1
-VGG16_UP_TO_CONV5_3 = 29
-GROUPS = 32
+VGG16_BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+Norm = Callable[[int], nn.Module]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut (He et al. 2016, arXiv 1512.03385)."""
+
+    def __init__(self, inplanes: int, planes: int, stride: int, norm: Norm) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inplanes, planes, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = norm(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = norm(planes)
+        self.downsample = None
+        if stride != 1 or inplanes != planes:
+            projection = nn.Conv2d(inplanes, planes, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(projection, norm(planes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
 class ResNetBackbone(nn.Module):
@@ -37,38 +56,28 @@ class ResNetBackbone(nn.Module):
 
     `stride` 32 is the usual network; 16 leaves out the max-pool of the stem and 8 also its stride, so that
     small tiles keep a map with more than one cell. The weights have the same shapes at every stride.
+    (torchvision holds the same blocks, but importing it costs seconds that every short job would pay.)
     """
 
-    def __init__(self, depths: tuple[int, ...], planes: tuple[int, ...], norm, stride: int) -> None:
+    def __init__(self, depth: int, planes: tuple[int, ...], norm: Norm, stride: int) -> None:
         super().__init__()
-        self.inplanes = planes[0]
         self.conv1 = nn.Conv2d(3, planes[0], 7, stride=1 if stride == 8 else 2, padding=3, bias=False)
         self.bn1 = norm(planes[0])
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if stride == 32 else nn.Identity()
-        self.layer1 = self._stage(planes[0], depths[0], 1, norm)
-        self.layer2 = self._stage(planes[1], depths[1], 2, norm)
-        self.layer3 = self._stage(planes[2], depths[2], 2, norm)
-        self.layer4 = self._stage(planes[3], depths[3], 2, norm)
-        self.channels = planes[3]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _stage(self, planes: int, depth: int, stride: int, norm) -> nn.Sequential:
-        downsample = None
-        if stride != 1 or self.inplanes != planes:
-            downsample = nn.Sequential(
-                nn.Conv2d(self.inplanes, planes, 1, stride=stride, bias=False), norm(planes)
-            )
-        blocks: list[nn.Module] = [BasicBlock(self.inplanes, planes, stride, downsample, norm_layer=norm)]
-        blocks += [BasicBlock(planes, planes, norm_layer=norm) for _ in range(1, depth)]
-        self.inplanes = planes
-        return nn.Sequential(*blocks)
+        self.layer1 = _stage(planes[0], planes[0], depth, 1, norm)
+        self.layer2 = _stage(planes[0], planes[1], depth, 2, norm)
+        self.layer3 = _stage(planes[1], planes[2], depth, 2, norm)
+        self.layer4 = _stage(planes[2], planes[3], depth, 2, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+def _stage(inplanes: int, planes: int, depth: int, stride: int, norm: Norm) -> nn.Sequential:
+    rest = [BasicBlock(planes, planes, 1, norm) for _ in range(1, depth)]
+    return nn.Sequential(BasicBlock(inplanes, planes, stride, norm), *rest)
 
 
 class Network(nn.Module):
@@ -76,6 +85,11 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, channels: int, n_classes: int) -> None:
         super().__init__()
+        for module in backbone.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         self.backbone = backbone
         self.head = nn.Linear(channels, n_classes)
 
@@ -100,25 +114,23 @@ def build(architecture: Architecture, n_classes: int) -> Network:
 
 
 def _resnet18(stride: int, n_classes: int) -> Network:
-    backbone = ResNetBackbone((2, 2, 2, 2), (64, 128, 256, 512), nn.BatchNorm2d, stride)
-    return Network(backbone, backbone.channels, n_classes)
+    return Network(ResNetBackbone(2, (64, 128, 256, 512), nn.BatchNorm2d, stride), 512, n_classes)
 
 
 def _resnet10gn(stride: int, n_classes: int) -> Network:
-    def norm(channels: int) -> nn.GroupNorm:
-        return nn.GroupNorm(GROUPS, channels)
-
-    backbone = ResNetBackbone((1, 1, 1, 1), (32, 64, 128, 256), norm, stride)
-    return Network(backbone, backbone.channels, n_classes)
+    norm = partial(nn.GroupNorm, 32)
+    return Network(ResNetBackbone(1, (32, 64, 128, 256), norm, stride), 256, n_classes)
 
 
 def _vgg16(_stride: int, n_classes: int) -> Network:
-    backbone = make_layers(cfgs["D"])[:VGG16_UP_TO_CONV5_3]
-    for module in backbone:
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(cast("Tensor", module.bias))
-    return Network(backbone, 512, n_classes)
+    layers: list[nn.Module] = []
+    inplanes = 3
+    for block in VGG16_BLOCKS:
+        for planes in block:
+            layers += [nn.Conv2d(inplanes, planes, 3, padding=1), nn.ReLU(inplace=True)]
+            inplanes = planes
+        layers.append(nn.MaxPool2d(2, stride=2))
+    return Network(nn.Sequential(*layers[:-2]), inplanes, n_classes)
 
 
 _NETWORKS = {"resnet18": _resnet18, "resnet10gn": _resnet10gn, "vgg16": _vgg16}
@@ -248,12 +260,24 @@ def count_parameters(network: nn.Module) -> int:
 def count_gmac(network: nn.Module, px: int) -> float:
     """Billions of multiply-accumulates of convolutions and linear layers for one picture of `px` x `px`.
 
-    Counted on torch's meta device, where shapes are followed but nothing is computed.
+    Counted on one real pass: torch's own counter and its meta device take seconds to import.
     """
-    shadow = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, 3, px, px, device="meta"))
-    return counter.get_total_flops() / 2 / 1e9
+    counts: list[int] = []
+
+    def count(module: nn.Conv2d | nn.Linear, _inputs: Any, output: Tensor) -> None:
+        counts.append(output.numel() * module.weight[0].numel())
+
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, px, px, device=layers[0].weight.device))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return sum(counts) / 1e9
 
 
 def _load_backbone(network: Network, model: str, path: Path) -> None:
