@@ -1,0 +1,72 @@
+"""A tiny study in a folder of its own, and Snakemake run on it as a user would."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Ten tiles of 256 um per slide, one epoch: a minute for the whole DAG on two cores.
+TINY = {
+    "demo": {"slides": 9, "patients": 9, "size_um": 1280},
+    "splits": {"val": 0.34, "test": 0.33},
+    "tiles": {"field_um": 256, "max_per_slide": 2, "students": [5, 1.25]},
+    "teacher": {"epochs": 1, "batch_size": 8},
+    "students": {"epochs": 1, "batch_size": 8, "unlabelled": [0, 100]},
+    "methods": {"labels-only": {"cross_entropy": 1}, "dipalma2021": None},
+    "evaluation": {"bootstrap": 200},
+    "compute": {"teacher": {"threads": 1}, "students": {"threads": 1}, "predictions": {"threads": 1}},
+}
+
+
+@dataclass
+class StudyFolder:
+    """A working folder with a config of its own; the repository stays untouched."""
+
+    folder: Path
+
+    def configure(self, **changes) -> None:
+        """Write the tiny config with top-level sections updated."""
+        config = {key: dict(value) if isinstance(value, dict) else value for key, value in TINY.items()}
+        for key, value in changes.items():
+            config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
+        (self.folder / "tiny.yaml").write_text(yaml.safe_dump(config))
+
+    def snakemake(self, *arguments: str, repository: Path = REPOSITORY, **environment: str):
+        """Run Snakemake in the folder; returns the finished process with its text."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
+        command += ["--cores", "2", "--configfile", str(repository / "config.yaml"), "tiny.yaml", *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **environment},
+            timeout=900,
+            check=False,
+        )
+
+    def planned(self, *arguments: str, repository: Path = REPOSITORY) -> dict[str, int]:
+        """Rules and job counts that a dry run lists."""
+        result = self.snakemake("-n", "--quiet", "host", *arguments, repository=repository)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return job_counts(result.stdout)
+
+
+def job_counts(text: str) -> dict[str, int]:
+    """Rule -> count from the last `Job stats` table of Snakemake's output."""
+    if "Job stats:" not in text:
+        return {}
+    table = text.rsplit("Job stats:", 1)[1].splitlines()[3:]
+    counts = {}
+    for line in table:
+        fields = line.split()
+        if len(fields) != 2 or not fields[1].isdigit():
+            break
+        counts[fields[0]] = int(fields[1])
+    counts.pop("total", None)
+    return counts

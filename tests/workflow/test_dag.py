@@ -1,0 +1,76 @@
+"""What the workflow plans before it runs anything."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.workflow.study_folder import REPOSITORY
+
+GPU_RULES = {"teacher", "targets", "student", "predictions"}
+
+
+def test_dry_run_lists_jobs(study):
+    planned = study.planned()
+    assert planned["tiles"] == planned["tissue"] == planned["inspect"] == planned["demo_slide"] == 9
+    assert planned["teacher"] == planned["targets"] == planned["report"] == 1
+    # labels-only at two magnifications, delamor2024 at two magnifications and two shares
+    assert planned["student"] == 6
+    assert planned["predictions"] == 7
+
+
+def test_config_of_the_demo_study_lists_jobs(tmp_path, study):
+    (study.folder / "tiny.yaml").write_text("{}")
+    planned = study.planned()
+    assert planned["tiles"] >= 36
+    assert planned["student"] == 20
+
+
+def test_gpu_is_asked_for_by_gpu_work_alone(study):
+    result = study.snakemake("-n", "--verbose")
+    assert result.returncode == 0, result.stderr
+    jobs = re.findall(r"rule (\w+):\n(.*?)\n\n", result.stdout + result.stderr, flags=re.DOTALL)
+    assert {name for name, _ in jobs} >= {*GPU_RULES, "tiles", "evaluate"}
+    for name, body in jobs:
+        resources = next((line for line in body.splitlines() if "resources:" in line), "")
+        assert ("gpu=1" in resources) == (name in GPU_RULES), (name, resources)
+        if name != "all":
+            assert "mem_mb=" in resources, name
+            assert "runtime=" in resources, name
+
+
+@pytest.mark.parametrize("name", ["ebhi", "osteosarcoma"])
+def test_picture_studies_list_jobs(study, name):
+    content = yaml.safe_load((REPOSITORY / "workflow/studies" / f"{name}.yaml").read_text())
+    manifest = REPOSITORY / content["images"]
+    if not manifest.exists():
+        pytest.skip(f"{manifest.name} of {name} is not there")
+    content["images"] = str(manifest)
+    (study.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+    planned = study.planned()
+    assert planned["pictures"] == 1
+    assert planned["teacher"] == 1
+    assert "tissue" not in planned
+    assert planned["student"] == 3 * len(content["tiles"].get("students", [1, 2, 3, 4]))
+
+
+def test_bad_config_is_named_without_a_traceback(study):
+    study.configure(tiles={"field_um": 500})
+    result = study.snakemake("-n")
+    assert result.returncode != 0
+    assert "field_um 500 is not a whole number of pixels at 1.25x" in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_keys_can_be_given_on_the_command_line(study):
+    planned = study.planned("--config", "students={seeds: [0, 1]}", "outdir=elsewhere")
+    assert planned["teacher"] == 2
+    assert planned["student"] == 12
+
+
+def test_slurm_profile_names_rules_that_exist():
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text())
+    assert set(profile["set-resources"]) == GPU_RULES
+    assert profile["retries"] >= 1
+    for rules in (REPOSITORY / "workflow/rules").glob("*.smk"):
+        assert "retries:" not in rules.read_text(), "retries of a rule multiply under SLURM: they stand in profiles"

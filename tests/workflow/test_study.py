@@ -1,0 +1,166 @@
+"""One tiny study run to its report, then what a change reruns, and only that."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from lowmag import cli
+from lowmag.store import TileFile
+
+from tests.workflow.study_folder import REPOSITORY, StudyFolder
+
+SLIDE_RULES = {"inspect", "tissue", "tiles"}
+STUDENT_RULES = {"student", "predictions", "evaluate", "figures", "gallery", "report", "all"}
+TRAINING_RULES = {"teacher", "targets", *STUDENT_RULES}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> StudyFolder:
+    """A study on a sheet of its own, run to the end once."""
+    study = StudyFolder(tmp_path_factory.mktemp("study"))
+    study.configure()
+    demo = '{"slides": 9, "patients": 9, "size_um": 1280}'
+    assert cli.main(["demo", "--out", str(study.folder / "cohort"), "--options", demo]) == 0
+    study.configure(slides="cohort/slides.csv")
+    result = study.snakemake()
+    assert result.returncode == 0, result.stdout + result.stderr
+    return study
+
+
+def results(study: StudyFolder) -> Path:
+    return study.folder / "results"
+
+
+def test_says_once_that_there_is_no_gpu(finished):
+    result = finished.snakemake("--forcerun", "report", "--", "results/report.html", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count("No GPU was found") == 1
+
+
+def test_every_stage_left_its_files(finished):
+    folder = results(finished)
+    verdicts = list(csv.DictReader((folder / "check.tsv").open(), delimiter="\t"))
+    assert len(verdicts) == 9
+    assert {row["verdict"] for row in verdicts} == {"ok"}
+    with TileFile(folder / "tiles" / f"{verdicts[0]['slide_id']}.h5") as tiles:
+        assert tiles.magnifications == [10, 5, 1.25]
+    for row in verdicts:
+        outline = json.loads((folder / "tissue" / f"{row['slide_id']}.geojson").read_text())
+        assert outline["type"] == "FeatureCollection"
+    for table in ("metrics", "comparisons", "cost"):
+        assert len((folder / f"evaluation/{table}.tsv").read_text().splitlines()) > 1
+    run = json.loads((folder / "students/delamor2024/1.25x/u100/seed0/run.json").read_text())
+    assert "attention" in json.dumps(run)
+
+
+def test_report_is_one_page_without_paths(finished):
+    page = (results(finished) / "report.html").read_text()
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert str(finished.folder) not in page
+    assert str(REPOSITORY) not in page
+
+
+def test_snakemake_report_works(finished):
+    result = finished.snakemake("--report", "report.zip")
+    assert result.returncode == 0, result.stderr
+    assert (finished.folder / "report.zip").stat().st_size > 10_000
+
+
+def test_nothing_is_left_to_do(finished):
+    assert finished.planned() == {}
+
+
+def test_student_option_reruns_students_and_what_follows(finished):
+    planned = finished.planned("--config", "students={lr: 0.0005}")
+    assert set(planned) == STUDENT_RULES
+    assert planned["student"] == planned["predictions"] == 6
+
+
+def test_more_seeds_rerun_no_finished_student(finished):
+    planned = finished.planned("--config", "students={seeds: [0, 1]}")
+    assert planned["teacher"] == planned["targets"] == 1
+    assert planned["student"] == 6
+
+
+def test_field_reruns_tiles_but_not_tissue(finished):
+    planned = finished.planned("--config", "tiles={field_um: 512}")
+    assert set(planned) == {"tiles", "reading"} | TRAINING_RULES
+    assert planned["tiles"] == 9
+
+
+def test_job_sizes_rerun_nothing(finished):
+    assert finished.planned("--config", "compute={students: {threads: 2, mem_mb: 9000}}") == {}
+
+
+def test_margin_reruns_the_evaluation_alone(finished):
+    planned = finished.planned("--config", "evaluation={margin: 0.1}")
+    assert set(planned) == {"evaluate", "figures", "report", "all"}
+
+
+def test_added_slide_runs_its_own_stages_and_training(finished):
+    sheet = finished.folder / "cohort/slides.csv"
+    text = sheet.read_text()
+    first = next(csv.DictReader(text.splitlines()))
+    try:
+        extra = finished.folder / "cohort/slides/extra.tiff"
+        shutil.copy(finished.folder / "cohort" / first["path"], extra)
+        row = {**first, "slide_id": "extra", "path": "slides/extra.tiff"}
+        sheet.write_text(text.rstrip("\n") + "\n" + ",".join(row[name] for name in first) + "\n")
+        planned = finished.planned()
+    finally:
+        sheet.write_text(text)
+    assert {rule: planned[rule] for rule in SLIDE_RULES} == {"inspect": 1, "tissue": 1, "tiles": 1}
+    assert set(planned) == SLIDE_RULES | {"check", "splits", "reading"} | TRAINING_RULES
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the code, to edit."""
+    copy = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(REPOSITORY / "workflow", copy / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "Snakefile", copy)
+    shutil.copy(REPOSITORY / "config.yaml", copy)
+    shutil.copytree(REPOSITORY / "envs", copy / "envs")
+    return copy
+
+
+def edited(checkout: Path, module: str, found: str, replacement: str):
+    path = checkout / "workflow/lowmag" / f"{module}.py"
+    original = path.read_text()
+    assert found in original
+    path.write_text(original.replace(found, replacement, 1))
+    return path, original
+
+
+def test_another_checkout_of_the_same_code_reruns_nothing(finished, checkout):
+    assert finished.planned(repository=checkout) == {}
+
+
+@pytest.mark.parametrize("module", ["tiles", "losses", "store", "report"])
+def test_comment_reruns_nothing(finished, checkout, module):
+    path, original = edited(checkout, module, "import ", "# a comment\nimport ")
+    try:
+        assert finished.planned(repository=checkout) == {}
+    finally:
+        path.write_text(original)
+
+
+def test_edit_of_losses_reruns_training_but_no_tiles(finished, checkout):
+    path, original = edited(checkout, "losses", "import torch\n", "import torch\n\nADDED = 1\n")
+    try:
+        planned = finished.planned(repository=checkout)
+    finally:
+        path.write_text(original)
+    assert {"student", "evaluate", "report"} <= set(planned)
+    assert not set(planned) & {*SLIDE_RULES, "splits", "check"}
+
+
+def test_edit_of_the_report_redraws_the_report_alone(finished, checkout):
+    path, original = edited(checkout, "report", "import ", "ADDED = 1\nimport ")
+    try:
+        assert set(finished.planned(repository=checkout)) == {"report", "all"}
+    finally:
+        path.write_text(original)
