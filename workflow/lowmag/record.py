@@ -1,0 +1,93 @@
+"""The record of one slide: what it is, where its scale comes from, and the verdict on it (`slides/{slide}.json`)."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lowmag.errors import UserError
+from lowmag.publish import write_json
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of a pyramid; `downsample` as OpenSlide gives it, the mean over both axes."""
+
+    width: int
+    height: int
+    downsample: float
+
+
+@dataclass(frozen=True)
+class SlideRecord:
+    """What `lowmag inspect` found; fields that a rejected slide does not give are None."""
+
+    slide_id: str
+    path: str
+    verdict: str = "ok"
+    reason: str = ""
+    cure: str = ""
+    width: int | None = None
+    height: int | None = None
+    mpp_x: float | None = None
+    mpp_y: float | None = None
+    mpp_source: str | None = None
+    objective_power: float | None = None
+    vendor: str | None = None
+    levels: tuple[Level, ...] = ()
+    bounds: tuple[int, int, int, int] | None = None  # x, y, width, height of the scanned part, level-0 pixels
+    source_size: int | None = None
+    source_mtime: int | None = None
+    source_quickhash: str | None = None
+    icc: str | None = None
+    reader: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether tissue and tiles can be taken from the slide."""
+        return self.verdict == "ok"
+
+    @property
+    def mpp(self) -> tuple[float, float]:
+        """Micrometres per level-0 pixel along x and y, of a usable slide."""
+        assert self.mpp_x is not None and self.mpp_y is not None, self.slide_id
+        return self.mpp_x, self.mpp_y
+
+    @property
+    def scanned(self) -> tuple[int, int, int, int]:
+        """The scanned part of a usable slide: x, y, width, height in level-0 pixels."""
+        assert self.bounds is not None, self.slide_id
+        return self.bounds
+
+
+def save_record(path: Path, record: SlideRecord) -> None:
+    """Write a record as JSON, atomically."""
+    write_json(path, asdict(record))
+
+
+def load_record(path: Path) -> SlideRecord:
+    """The record at `path`; raises UserError when the file is absent or is no record."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        levels = tuple(Level(**level) for level in content.pop("levels"))
+        bounds = content.pop("bounds")
+        return SlideRecord(levels=levels, bounds=tuple(bounds) if bounds else None, **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a slide record ({error}); make it with `lowmag inspect` and rerun"
+        ) from error
+
+
+def require_same_file(record: SlideRecord) -> None:
+    """Raise UserError when the slide's file is gone or has another size than when it was inspected."""
+    try:
+        size = Path(record.path).stat().st_size
+    except OSError as error:
+        raise UserError(
+            f"slide {record.slide_id} was there when it was inspected and cannot be found now ({error.strerror}); "
+            "put the file back or correct its path in slides.csv"
+        ) from error
+    if size != record.source_size:
+        raise UserError(
+            f"slide {record.slide_id} has {size} bytes, {record.source_size} when it was inspected; "
+            "the file was replaced: inspect it again"
+        )
