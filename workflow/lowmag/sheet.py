@@ -1,0 +1,196 @@
+"""A CSV sheet a person has made: its rows, and everything that is wrong with it in one message."""
+
+import csv
+import difflib
+import io
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lowmag.errors import UserError
+
+ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+ID_LENGTH = 100
+SPLITS = ("train", "val", "test")
+SEPARATORS = (",", ";", "\t")
+SHOWN_PROBLEMS = 30
+LIKE_A_TYPO = 0.75  # similarity of difflib: catches `slide`, `patientid`, `Label`; lets `site`, `case` pass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a sheet: its number as a spreadsheet counts (the header is 1) and its cells by column."""
+
+    number: int
+    cells: Mapping[str, str]
+
+    def get(self, column: str) -> str:
+        """The cell without surrounding white space; empty when the column is absent."""
+        return self.cells.get(column, "")
+
+
+@dataclass
+class Problems:
+    """Collects what is wrong with a sheet, so that one message tells all of it."""
+
+    sheet: Path
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, row: int | None, column: str | None, problem: str) -> None:
+        """Note a problem; `problem` says what was found and how to cure it."""
+        place = [f"row {row}"] if row else []
+        place += [f"column {column}"] if column else []
+        self.lines.append(": ".join([", ".join(place), problem]) if place else problem)
+
+    def raise_any(self) -> None:
+        """Raise UserError with one line per problem, if there is any."""
+        if not self.lines:
+            return
+        shown = [f"  {line}" for line in self.lines[:SHOWN_PROBLEMS]]
+        if len(self.lines) > SHOWN_PROBLEMS:
+            shown.append(f"  and {len(self.lines) - SHOWN_PROBLEMS} more")
+        many = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+        raise UserError(f"{self.sheet} has {many}:\n" + "\n".join(shown))
+
+
+def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
+    """The header and the rows that are not blank; cells are stripped.
+
+    UTF-8, with or without a byte order mark. Separated by commas, semicolons or tabs: the one that occurs
+    most in the header. Raises UserError when the file is missing, not text, empty, has a column name twice,
+    or has rows longer than its header.
+    """
+    problems = Problems(path)
+    records = list(_records(path))
+    if not records or not any(records[0]):
+        raise UserError(f"{path} is empty; its first row must name the columns")
+    header = records[0]
+    for name in sorted({name for name in header if name and header.count(name) > 1}):
+        problems.add(1, name, "is there more than once; remove all but one")
+    rows = []
+    for number, record in enumerate(records[1:], start=2):
+        if len(record) > len(header) and any(record[len(header) :]):
+            problems.add(
+                number,
+                None,
+                f"has {len(record)} cells, the header {len(header)}; quote cells with separators",
+            )
+        if any(record):
+            rows.append(Row(number, dict(zip(header, record, strict=False))))
+    problems.raise_any()
+    if not rows:
+        raise UserError(f"{path} has a header but no rows; add one row per slide or picture")
+    return header, rows
+
+
+def _records(path: Path) -> Iterator[list[str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; check the path in the config") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); save it as CSV in UTF-8") from error
+    header = text.split("\n", 1)[0]
+    separator = max(SEPARATORS, key=header.count)
+    try:
+        for record in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            yield [cell.strip() for cell in record]
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file ({error}); save it as CSV in UTF-8") from error
+
+
+def check_columns(
+    header: Sequence[str], known: Sequence[str], required: Iterable[str], problems: Problems
+) -> None:
+    """Note required columns that are missing and further ones that look like a typo of a known one.
+
+    Other columns are allowed and left alone.
+    """
+    absent = [name for name in known if name not in header]
+    typos = {}
+    for name in header:
+        if name and name not in known:
+            like = difflib.get_close_matches(name.lower().replace(" ", "_"), absent, 1, LIKE_A_TYPO)
+            typos.update({name: like[0]} if like else {})
+    for name, like in typos.items():
+        problems.add(1, name, f"looks like {like}; rename it to {like} (or to something less like it)")
+    for name in required:
+        if name in absent and name not in typos.values():
+            problems.add(1, name, f"is missing; found {', '.join(header)}")
+
+
+def id_problem(value: str) -> str | None:
+    """What is wrong with an id that becomes a file name, or None."""
+    if not value:
+        return "is empty; give every row an id"
+    if len(value) > ID_LENGTH:
+        return f"{value[:20]!r}... has {len(value)} characters; use at most {ID_LENGTH}"
+    if not re.fullmatch(ID_PATTERN, value) or ".." in value:
+        return (
+            f"found {value!r}; it becomes a file name: use letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return None
+
+
+def parse_mpp(row: Row, problems: Problems) -> float | None:
+    """The cell of column mpp, None when empty; anything but a positive number is noted."""
+    text = row.get("mpp")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if math.isfinite(value) and value > 0:
+        return value
+    cure = f"write {text.replace(',', '.')}" if "," in text else "write micrometres per pixel, as 0.5"
+    problems.add(row.number, "mpp", f"found {text!r}, expected a positive number; {cure}, or leave it empty")
+    return None
+
+
+def parse_split(row: Row, problems: Problems) -> str | None:
+    """The cell of column split, None when empty; anything but train, val or test is noted."""
+    text = row.get("split")
+    if text and text not in SPLITS:
+        problems.add(
+            row.number, "split", f"found {text!r}; write train, val or test, or leave all of them empty"
+        )
+        return None
+    return text or None
+
+
+def check_patients(rows: Iterable[tuple[int, str, str | None]], problems: Problems) -> None:
+    """Note every patient that stands in two splits; rows are (number, patient id, split or None)."""
+    first: dict[str, tuple[int, str]] = {}
+    for number, patient, split in rows:
+        if split is None:
+            continue
+        seen, other = first.setdefault(patient, (number, split))
+        if other != split:
+            problems.add(
+                number,
+                "split",
+                f"patient {patient} is in {split} here and in {other} in row {seen}; "
+                "a patient belongs to one split",
+            )
+
+
+class Files:
+    """Tells which files exist with one listing per folder, for sheets of many thousands of rows."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, set[str]] = {}
+
+    def exist(self, path: Path) -> bool:
+        """Whether there is a file or folder at `path`."""
+        folder, name = os.path.split(path)
+        if folder not in self._names:
+            try:
+                self._names[folder] = {entry.name for entry in os.scandir(folder or ".")}
+            except OSError:
+                self._names[folder] = set()
+        return name in self._names[folder] or path.exists()

@@ -1,0 +1,188 @@
+"""`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lowmag.errors import UserError
+from lowmag.sheet import (
+    ID_LENGTH,
+    ID_PATTERN,
+    SPLITS,
+    Files,
+    Problems,
+    Row,
+    check_columns,
+    check_patients,
+    id_problem,
+    parse_mpp,
+    parse_split,
+    read_header_and_rows,
+)
+
+REQUIRED = ("slide_id", "path")
+COLUMNS: dict[str, dict[str, Any]] = {
+    "slide_id": {
+        "type": "string",
+        "pattern": f"^(?!.*[.][.]){ID_PATTERN}$",
+        "maxLength": ID_LENGTH,
+        "description": "unique name of the slide, also its file name in the results",
+    },
+    "path": {
+        "type": "string",
+        "minLength": 1,
+        "description": "the slide; relative paths start at the folder of the sheet",
+    },
+    "label": {
+        "type": "string",
+        "description": "class of the slide; empty: unlabelled, used for distillation only",
+    },
+    "patient_id": {
+        "type": "string",
+        "description": "whose slide it is; empty: slide_id. Splits never part the slides of a patient",
+    },
+    "split": {
+        "type": "string",
+        "enum": ["", *SPLITS],
+        "description": "given split of the patient; empty for all: the workflow splits",
+    },
+    "mpp": {
+        "type": "string",
+        "pattern": r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$",
+        "description": "micrometres per pixel of level 0, over what the slide itself says",
+    },
+    "annotations": {
+        "type": "string",
+        "description": "QuPath GeoJSON or ASAP XML of labelled regions; relative as path",
+    },
+}
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """One slide of the sheet; `path` and `annotations` are joined to the sheet's folder."""
+
+    slide_id: str
+    path: Path
+    label: str | None
+    patient_id: str
+    split: str | None
+    mpp: float | None
+    annotations: Path | None
+
+
+def read_slides(
+    path: Path, classes: Sequence[str] | None = None, *, require_files: bool = True
+) -> list[SlideRow]:
+    """The slides of a sheet in its order.
+
+    Raises one UserError that names row, column, finding and cure of every problem: columns missing or
+    misspelt, ids empty, doubled (also by case alone) or unfit for a file name, files that are not there,
+    labels outside `classes` (when given), a patient in two splits, splits and mpp that are none. Columns
+    of other names are allowed. `require_files=False` does not look for the files, for a sheet made ahead of
+    its slides.
+    """
+    path = Path(path)
+    header, rows = read_header_and_rows(path)
+    problems = Problems(path)
+    check_columns(header, list(COLUMNS), REQUIRED, problems)
+    problems.raise_any()  # without its columns every row would be wrong as well
+    slides = [_slide(row, path.parent, problems) for row in rows]
+    _check_ids(rows, problems)
+    if classes is not None:
+        _check_labels(rows, classes, problems)
+    numbered = zip(rows, slides, strict=True)
+    check_patients(((row.number, slide.patient_id, slide.split) for row, slide in numbered), problems)
+    if require_files:
+        _check_files(rows, slides, problems)
+    problems.raise_any()
+    return slides
+
+
+class Labelled(Protocol):
+    """Anything with a label: a row of slides.csv, images.csv or splits.csv."""
+
+    @property
+    def label(self) -> str | None: ...
+
+
+def classes_of(rows: Iterable[Labelled]) -> list[str]:
+    """The labels found, sorted; raises UserError when there are fewer than two."""
+    found = sorted({row.label for row in rows if row.label})
+    if len(found) < 2:
+        raise UserError(
+            f"found {len(found)} class{'es' if not found else ''} ({', '.join(found) or 'no labels'}), "
+            "expected at least 2; fill the column label of slides.csv (or images.csv)"
+        )
+    return found
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of one row of slides.csv, all cells as text; rows are also checked against each other."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "slides.csv",
+        "description": "One slide per row. Further columns are allowed.",
+        "type": "object",
+        "properties": COLUMNS,
+        "required": list(REQUIRED),
+    }
+
+
+def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
+    slide_id, path = row.get("slide_id"), row.get("path")
+    if problem := id_problem(slide_id):
+        problems.add(row.number, "slide_id", problem)
+    if not path:
+        problems.add(row.number, "path", "is empty; give the slide's file, or take the row out")
+    annotations = row.get("annotations")
+    return SlideRow(
+        slide_id=slide_id,
+        path=folder / path,
+        label=row.get("label") or None,
+        patient_id=row.get("patient_id") or slide_id,
+        split=parse_split(row, problems),
+        mpp=parse_mpp(row, problems),
+        annotations=folder / annotations if annotations else None,
+    )
+
+
+def _check_ids(rows: Sequence[Row], problems: Problems) -> None:
+    first: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        slide_id = row.get("slide_id")
+        if not slide_id:
+            continue
+        number, other = first.setdefault(slide_id.casefold(), (row.number, slide_id))
+        if number == row.number:
+            continue
+        why = "is also" if other == slide_id else f"differs from {other!r} by case alone, which is"
+        problems.add(
+            row.number, "slide_id", f"{slide_id!r} {why} in row {number}; give every slide its own id"
+        )
+
+
+def _check_labels(rows: Sequence[Row], classes: Sequence[str], problems: Problems) -> None:
+    for row in rows:
+        label = row.get("label")
+        if label and label not in classes:
+            problems.add(
+                row.number,
+                "label",
+                f"found {label!r}, expected one of {', '.join(classes)}; correct it, leave it empty "
+                "(unlabelled) or add it to classes in the config",
+            )
+
+
+def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
+    files = Files()
+    for row, slide in zip(rows, slides, strict=True):
+        if row.get("path") and not files.exist(slide.path):
+            problems.add(
+                row.number, "path", f"there is no {slide.path}; correct the path or take the row out"
+            )
+        if slide.annotations and not files.exist(slide.annotations):
+            problems.add(
+                row.number, "annotations", f"there is no {slide.annotations}; correct it or leave it empty"
+            )
