@@ -1,8 +1,8 @@
 """Predictions of an invented study in the real format: what `evaluate`, `figures` and `report` read.
 
-No network is behind them: a tile's logits are its label's evidence, which grows with magnification, plus noise
-that all runs share (patient and tile) and noise of the run. So runs are paired, tiles of a patient are alike, and
-lower magnifications do worse.
+No network is behind them: a tile's logits are its label's evidence, which grows with magnification, plus
+noise that all runs share (patient and tile) and noise of the run. So runs are paired, tiles of a patient are
+alike, and lower magnifications do worse.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 from lowmag.config import Study
 from lowmag.magnification import mpp_of
 from lowmag.publish import write_json, write_text
@@ -112,8 +111,9 @@ def _slides(predicted: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """One row per slide with one label: the mean of its tiles' probabilities."""
     groups = predicted.groupby("slide_id", sort=False)
     pure = groups["label"].nunique() == 1
-    first = groups[["patient_id", "split", "label"]].first()
-    slides = pd.concat([first, groups.size().rename("n_tiles"), groups[columns].mean()], axis=1)
+    first = pd.DataFrame(groups[["patient_id", "split", "label"]].first())
+    means = pd.DataFrame(groups[columns].mean())
+    slides = pd.concat([first.assign(n_tiles=groups.size()), means], axis=1)
     return slides[pure].reset_index()
 
 

@@ -1,0 +1,116 @@
+"""`cost.tsv`: what a model costs at each magnification, per tile, per square millimetre and per slide."""
+
+import csv
+import json
+import logging
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lowmag.config import Study
+from lowmag.errors import UserError
+from lowmag.magnification import name_of
+from lowmag.predictions import Group, groups
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    "role",
+    "model",
+    "magnification",
+    "parameters",
+    "gmac_per_tile",
+    "gmac_per_mm2",
+    "tiles_per_s",
+    "mm2_per_s",
+    "read_s_per_slide",
+    "network_s_per_slide",
+    "seconds_per_slide",
+    "compute_saving",
+    "time_saving",
+)
+ALIKE = ("model", "parameters", "gmac_per_tile", "gmac_per_mm2")
+
+
+def cost_rows(
+    predictions: Path, reading: Path | None, study: Study, tiles_per_slide: float
+) -> list[dict[str, Any]]:
+    """One row for the teacher and one per student magnification, highest first, with the keys `COLUMNS`.
+
+    tiles_per_s is the median over the runs of the row. A slide is one of `tiles_per_slide` tiles, read at the
+    median seconds per mm2 of `reading`; without reading times (pictures) the figures per slide are None. The
+    savings are ratios to the teacher: of gmac_per_mm2, and of seconds_per_slide or, without it, of network
+    time per mm2.
+    """
+    seconds_per_mm2 = _reading_per_mm2(reading)
+    records: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
+    for group in groups(study):
+        records[group.role, group.magnification] += _records(predictions, group, study)
+    _warn_of_mixed_conditions([record for of_row in records.values() for record in of_row])
+    rows: list[dict[str, Any]] = []
+    for (role, magnification), of_row in records.items():
+        tiles_per_s = median(record["tiles_per_s"] for record in of_row)
+        mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
+        row = dict.fromkeys(COLUMNS) | {name: of_row[0][name] for name in ALIKE}
+        row |= {"role": role, "magnification": magnification}
+        row |= {"tiles_per_s": tiles_per_s, "mm2_per_s": tiles_per_s * mm2_per_tile}
+        if seconds_per_mm2:
+            read = tiles_per_slide * mm2_per_tile * _at(magnification, seconds_per_mm2)
+            network = tiles_per_slide / tiles_per_s
+            row |= {"read_s_per_slide": read, "network_s_per_slide": network}
+            row |= {"seconds_per_slide": read + network}
+        rows.append(row)
+    return [row | _savings(row, rows[0]) for row in rows]
+
+
+def _records(predictions: Path, group: Group, study: Study) -> list[dict[str, Any]]:
+    found = []
+    for seed in study.seeds:
+        path = predictions / group.folder(seed) / "cost.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing, `lowmag predict` writes it beside the predictions; "
+                "delete that folder and run `snakemake` again"
+            )
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+    return found
+
+
+def _warn_of_mixed_conditions(records: list[dict[str, Any]]) -> None:
+    conditions = sorted({f"{record['device']} with {record['threads']} threads" for record in records})
+    if len(conditions) > 1:
+        log.warning(
+            "models were timed under different conditions (%s): their speeds do not compare",
+            "; ".join(conditions),
+        )
+
+
+def _reading_per_mm2(reading: Path | None) -> dict[float, float]:
+    """Median seconds of reading per mm2 of tissue by magnification; empty when nothing was timed."""
+    if reading is None:
+        return {}
+    found: dict[float, list[float]] = defaultdict(list)
+    with reading.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            if float(row["mm2"]) > 0:
+                found[float(row["magnification"])].append(float(row["seconds"]) / float(row["mm2"]))
+    return {magnification: median(seconds) for magnification, seconds in found.items()}
+
+
+def _at(magnification: float, seconds_per_mm2: dict[float, float]) -> float:
+    if magnification not in seconds_per_mm2:
+        timed = ", ".join(name_of(m) for m in seconds_per_mm2)
+        raise UserError(
+            f"reading.tsv times {timed} but not {name_of(magnification)}, which the study has; "
+            "delete it and run `snakemake` again"
+        )
+    return seconds_per_mm2[magnification]
+
+
+def _savings(row: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float]:
+    """How many times the teacher's compute and time a row needs less."""
+    time_saving = row["mm2_per_s"] / teacher["mm2_per_s"]
+    if row["seconds_per_slide"] is not None:
+        time_saving = teacher["seconds_per_slide"] / row["seconds_per_slide"]
+    return {"compute_saving": teacher["gmac_per_mm2"] / row["gmac_per_mm2"], "time_saving": time_saving}

@@ -1,0 +1,172 @@
+"""`metrics.tsv`, `comparisons.tsv`, `cost.tsv` and `summary.json`: what a study found, with intervals.
+
+All runs are scored under the same resamples of patients, so differences between them are paired. Validation
+rows are in `metrics.tsv` for the record; every comparison is on the test split.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lowmag import bootstrap, metrics
+from lowmag.bootstrap import Estimate, Resamples
+from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
+from lowmag.comparisons import Scores, compare
+from lowmag.config import Study
+from lowmag.cost import COLUMNS as COST_COLUMNS
+from lowmag.cost import cost_rows
+from lowmag.errors import UserError
+from lowmag.predictions import Group, Part, read_parts
+from lowmag.publish import publishing, write_json
+from lowmag.summary import Findings, summarise
+
+log = logging.getLogger(__name__)
+
+METRIC_COLUMNS = (
+    "level",
+    "split",
+    "role",
+    "method",
+    "magnification",
+    "unlabelled",
+    "seed",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "sd_seeds",
+    "n_patients",
+    "n",
+)
+
+
+def write_tables(predictions: Path, reading: Path | None, out: Path, study: Study) -> None:
+    """Write metrics.tsv, comparisons.tsv, cost.tsv and summary.json of a study into `out`.
+
+    `reading` is reading.tsv (None, or without rows: reading is not part of the time). Raises UserError when a
+    run's predictions are missing or are not on the same items as the others', and when there is nothing to
+    test on.
+    """
+    parts = {(part.level, part.split): part for part in read_parts(predictions, study)}
+    if ("tile", "test") not in parts:
+        raise UserError(
+            f"{predictions} holds no labelled test tile; "
+            "give some patients the split `test`, or raise splits.test, and rerun"
+        )
+    tiles_per_slide = float(np.median(parts["tile", "test"].items_per_slide))
+    cost = cost_rows(predictions, reading, study, tiles_per_slide)
+    resamples = {key: _resamples(part, study) for key, part in parts.items()}
+    scored = {
+        key: score_groups(part, resamples[key].weights, ordinal=study.ordinal) for key, part in parts.items()
+    }
+    tests = [key for key in parts if key[1] == "test"]
+    compared = [row for key in tests for row in compare(parts[key].level, scored[key], study)]
+    warnings = [text for key in tests for text in _warnings(parts[key], resamples[key], scored[key], study)]
+    for warning in warnings:
+        log.warning("%s", warning)
+    summary = summarise(study, Findings(parts, scored, compared, cost)) | {"warnings": warnings}
+    metric_table = [row for key, part in parts.items() for row in metric_rows(part, scored[key], study)]
+    _write_table(out / "metrics.tsv", metric_table, METRIC_COLUMNS)
+    _write_table(out / "comparisons.tsv", [row.columns() for row in compared], COMPARISON_COLUMNS)
+    _write_table(out / "cost.tsv", cost, COST_COLUMNS)
+    write_json(out / "summary.json", summary)
+
+
+def _resamples(part: Part, study: Study) -> Resamples:
+    options = study.evaluation
+    return bootstrap.resample_patients(part.truth.patient_classes(), n=options.bootstrap, seed=options.seed)
+
+
+def score_groups(part: Part, weights: np.ndarray, *, ordinal: bool) -> Scores:
+    """Every score of every group of runs, with every patient once and under each row of `weights` (B, P).
+
+    The first group is the teacher; the others are also scored on agreement with the teacher of the same seed.
+    """
+    with_all = np.vstack([np.ones(weights.shape[1]), weights])
+    present = part.truth.present
+    teacher = next(iter(part.probabilities.values()))
+    scored: Scores = {}
+    for group, of_seeds in part.probabilities.items():
+        found = []
+        for probabilities, of_teacher in zip(of_seeds, teacher, strict=True):
+            of_teacher = of_teacher if group.role == "student" else None
+            sums = metrics.patient_sums(part.truth, probabilities, of_teacher)
+            found.append(metrics.scores(sums, with_all, present, ordinal=ordinal))
+        stacked = {name: np.stack([seed[name] for seed in found]) for name in found[0]}
+        scored[group] = {name: Estimate(both[:, 0], both[:, 1:]) for name, both in stacked.items()}
+    return scored
+
+
+def metric_rows(part: Part, scored: Scores, study: Study) -> list[dict[str, Any]]:
+    """Rows of metrics.tsv: per group and metric one for each seed and `mean`, the mean over seeds."""
+    rows = []
+    for group, by_metric in scored.items():
+        for name, estimate in by_metric.items():
+            for i, seed in enumerate(study.seeds):
+                rows.append(
+                    _metric_row(part, group, name, str(seed), (estimate.values[i], estimate.samples[i]))
+                )
+            mean = _metric_row(part, group, name, "mean", (estimate.mean, estimate.mean_samples))
+            rows.append(mean | {"sd_seeds": estimate.sd_seeds})
+    return rows
+
+
+def _metric_row(
+    part: Part, group: Group, name: str, seed: str, score: tuple[float, np.ndarray]
+) -> dict[str, Any]:
+    value, samples = score
+    low, high = bootstrap.interval(samples)
+    return {
+        "level": part.level,
+        "split": part.split,
+        "role": group.role,
+        "method": group.method,
+        "magnification": group.magnification,
+        "unlabelled": group.unlabelled,
+        "seed": seed,
+        "metric": name,
+        "value": value,
+        "low": low,
+        "high": high,
+        "sd_seeds": float("nan"),
+        "n_patients": part.truth.n_patients,
+        "n": part.n,
+    }
+
+
+def _warnings(part: Part, resamples: Resamples, scored: Scores, study: Study) -> Iterator[str]:
+    """What a reader of the test figures must know, in one sentence each."""
+    level, n_patients = part.level, part.truth.n_patients
+    if n_patients < bootstrap.ENOUGH_PATIENTS:
+        yield (
+            f"{level} level: only {n_patients} test patients; below {bootstrap.ENOUGH_PATIENTS} the "
+            "intervals are narrower than their nominal 95 % and `not worse` is said too easily"
+        )
+    absent = [name for i, name in enumerate(study.classes) if i not in part.truth.present]
+    if absent:
+        yield (
+            f"{level} level: {len(absent)} of {len(study.classes)} classes ({', '.join(absent)}) have no "
+            f"test {level} and are left out of balanced accuracy, macro F1 and AUROC"
+        )
+    n_of_class = np.bincount(part.truth.patient_classes(), minlength=len(study.classes))
+    alone = [name for name, n in zip(study.classes, n_of_class, strict=True) if n == 1]
+    if resamples.stratified and alone:
+        yield (
+            f"{level} level: {', '.join(alone)} rests on a single test patient, who is in every resample; "
+            "what another patient would have changed is not in the intervals"
+        )
+    for name in next(iter(scored.values())):
+        undefined = [np.isnan(by_metric[name].samples).any(axis=0).sum() for by_metric in scored.values()]
+        if max(undefined):
+            n = len(resamples.weights)
+            yield f"{level} level: {name} has no value in {max(undefined)} of {n} resamples (left out)"
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    table = pd.DataFrame(rows, columns=list(columns))
+    with publishing(path) as temporary:
+        table.to_csv(temporary, sep="\t", index=False, float_format="%.6g")

@@ -1,0 +1,117 @@
+"""`summary.json`: the answer of a study, as the report's opening sentences need it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lowmag import bootstrap
+from lowmag.bootstrap import Estimate
+from lowmag.comparisons import TEACHER, Comparison, Scores
+from lowmag.config import Study
+from lowmag.predictions import Group, Level, Part
+
+HEADLINE = "balanced_accuracy"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `evaluate` found: parts and scores by (level, split), comparisons on the test split, cost."""
+
+    parts: Mapping[tuple[str, str], Part]
+    scored: Mapping[tuple[str, str], Scores]
+    compared: Sequence[Comparison]
+    cost: Sequence[Mapping[str, Any]]
+
+    @property
+    def level(self) -> Level:
+        """The level that decides: slides when they come from enough test patients, else tiles."""
+        slides = self.parts.get(("slide", "test"))
+        return "slide" if slides and slides.truth.n_patients >= bootstrap.ENOUGH_PATIENTS else "tile"
+
+
+def summarise(study: Study, found: Findings) -> dict[str, Any]:
+    """How low one can go: the lowest magnification with a student not worse than the teacher, or None.
+
+    Decided by balanced accuracy, mean over seeds. Among the students that qualify at that magnification, and
+    for `best_per_magnification`, the one with the highest validation score of tiles is named: choosing on the
+    test split would flatter.
+    """
+    family = [
+        row
+        for row in found.compared
+        if (row.level, row.metric, row.reference) == (found.level, HEADLINE, TEACHER)
+    ]
+    qualified = [row for row in family if row.not_worse]
+    lowest = min((row.student.magnification for row in qualified), default=None)
+    teacher = next(group for group in found.scored[found.level, "test"] if group.role == TEACHER)
+    tiles = found.parts["tile", "test"]
+    enough = found.parts[found.level, "test"].truth.n_patients >= bootstrap.ENOUGH_PATIENTS
+    return {
+        "level": found.level,
+        "metric": HEADLINE,
+        "margin": study.evaluation.margin,
+        "confidence": bootstrap.CONFIDENCE,
+        "bootstrap": study.evaluation.bootstrap,
+        "seeds": len(study.seeds),
+        "classes": len(study.classes),
+        "test": {
+            "patients": tiles.truth.n_patients,
+            "slides": len(tiles.items_per_slide),
+            "tiles": tiles.n,
+            "enough_patients": enough,
+        },
+        "teacher": {"magnification": study.teacher} | _score(teacher, found) | _price(teacher, found),
+        "n_students": len(family),
+        "n_not_worse": len(qualified),
+        "recommended": None if lowest is None else _record(_best_at(lowest, qualified, found), found),
+        "best_per_magnification": [
+            _record(_best_at(magnification, family, found), found)
+            for magnification in sorted(set(study.students), reverse=True)
+        ],
+    }
+
+
+def _best_at(magnification: float, rows: Sequence[Comparison], found: Findings) -> Comparison:
+    """The row of the student that does best on validation tiles; on the test when there are none."""
+    validation = found.scored.get(("tile", "val"), {})
+
+    def standing(row: Comparison) -> float:
+        by_metric = validation.get(row.student)
+        return by_metric[HEADLINE].mean if by_metric else row.difference
+
+    return max((row for row in rows if row.student.magnification == magnification), key=standing)
+
+
+def _record(row: Comparison, found: Findings) -> dict[str, Any]:
+    student = row.student
+    identity = {
+        "method": student.method,
+        "magnification": student.magnification,
+        "unlabelled": student.unlabelled,
+        "difference": _finite(row.difference),
+        "difference_low": _finite(row.low),
+        "difference_high": _finite(row.high),
+        "lower_bound": _finite(row.bound),
+        "not_worse": row.not_worse,
+        "p_worse_holm": _finite(row.p_worse_holm),
+    }
+    return identity | _score(student, found) | _price(student, found)
+
+
+def _score(group: Group, found: Findings) -> dict[str, float | None]:
+    estimate: Estimate = found.scored[found.level, "test"][group][HEADLINE]
+    low, high = bootstrap.interval(estimate.mean_samples)
+    return {"value": _finite(estimate.mean), "low": _finite(low), "high": _finite(high)}
+
+
+def _price(group: Group, found: Findings) -> dict[str, float | None]:
+    price = next(
+        row for row in found.cost if (row["role"], row["magnification"]) == (group.role, group.magnification)
+    )
+    return {name: _finite(price[name]) for name in ("compute_saving", "time_saving", "seconds_per_slide")}
+
+
+def _finite(value: float | None) -> float | None:
+    """The number, or None where JSON has none."""
+    return float(value) if value is not None and math.isfinite(value) else None
