@@ -19,7 +19,19 @@ from lowmag.record import Level, SlideRecord, load_record, save_record
 from lowmag.slides import read_slides
 from lowmag.tiff import referenced_end
 
-COLUMNS = ("slide_id", "verdict", "reason", "cure", "path", "width", "height", "mpp_x", "mpp_y", "mpp_source", "vendor")
+COLUMNS = (
+    "slide_id",
+    "verdict",
+    "reason",
+    "cure",
+    "path",
+    "width",
+    "height",
+    "mpp_x",
+    "mpp_y",
+    "mpp_source",
+    "vendor",
+)
 PLACES = (0.03, 0.5, 0.97)  # of width and height, where every level is read
 SAMPLE_PX = 16
 LARGEST_DISAGREEMENT = 2.0  # between stated mpp and 10 / objective power
@@ -75,7 +87,9 @@ def write_table(
         if not record.usable:
             log.warning("%s", _line(record))
     verdicts = Counter(record.verdict for record in found)
-    log.info("%d slides: %s", len(found), ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common()))
+    log.info(
+        "%d slides: %s", len(found), ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
+    )
     return len(found) - verdicts["ok"]
 
 
@@ -121,11 +135,15 @@ def _find(slide: SlideToCheck, facts: dict[str, Any]) -> None:
         raise Rejected("missing", f"there is no file {slide.path.name} at the path given", correct) from None
     except OSError as error:
         raise Rejected(
-            "unreadable", f"{slide.path.name} cannot be opened: {error.strerror}", "allow this user to read the file"
+            "unreadable",
+            f"{slide.path.name} cannot be opened: {error.strerror}",
+            "allow this user to read the file",
         ) from None
     facts |= {"source_size": status.st_size, "source_mtime": int(status.st_mtime)}
     if not status.st_size:
-        raise Rejected("truncated", f"{slide.path.name} is empty (0 bytes)", "copy the file again from its source")
+        raise Rejected(
+            "truncated", f"{slide.path.name} is empty (0 bytes)", "copy the file again from its source"
+        )
     needed = referenced_end(slide.path)
     if needed is not None and needed > status.st_size:
         raise Rejected(
@@ -164,7 +182,10 @@ def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]
     width, height = handle.dimensions
     levels = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     corner = [int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy"]
-    size = [int(properties.get("openslide.bounds-width", width)), int(properties.get("openslide.bounds-height", height))]
+    size = [
+        int(properties.get("openslide.bounds-width", width)),
+        int(properties.get("openslide.bounds-height", height)),
+    ]
     return {
         "width": width,
         "height": height,

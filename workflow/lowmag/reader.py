@@ -195,7 +195,10 @@ class Slide:
                 canvas.paste(image.reduce(shrink), (left // shrink, top // shrink))
         if lost:
             log.warning(
-                "%s: %d blocks of level %d cannot be read and count as background", self.path.name, lost, level
+                "%s: %d blocks of level %d cannot be read and count as background",
+                self.path.name,
+                lost,
+                level,
             )
         return Thumbnail(np.asarray(canvas), (x, y), nominal * shrink)
 

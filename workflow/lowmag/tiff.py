@@ -63,7 +63,9 @@ def _segments_end(file: BinaryIO, tags: Tags, order: str) -> int:
         if offsets_tag in tags and counts_tag in tags:
             offsets, missing = _numbers(file, tags[offsets_tag], order)
             counts, also_missing = _numbers(file, tags[counts_tag], order)
-            stored = (offsets + counts)[(offsets > 0) & (counts > 0)] if len(offsets) == len(counts) else offsets
+            stored = (
+                (offsets + counts)[(offsets > 0) & (counts > 0)] if len(offsets) == len(counts) else offsets
+            )
             ends += [missing, also_missing, int(stored.max(initial=0))]
     return max(ends)
 

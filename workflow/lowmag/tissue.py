@@ -61,7 +61,9 @@ def write_outline(record: Path, outline: Path, overlay: Path, options: Tissue) -
     pixel_um = thumbnail.scale * sum(slide.mpp) / 2
     mask = find_tissue(thumbnail.picture, pixel_um, options)
     pieces = outline_of(mask.tissue, pixel_um, options)
-    pieces = [shapely.transform(piece, lambda xy: xy * thumbnail.scale + thumbnail.origin) for piece in pieces]
+    pieces = [
+        shapely.transform(piece, lambda xy: xy * thumbnail.scale + thumbnail.origin) for piece in pieces
+    ]
     write_text(outline, geojson(pieces, slide.slide_id))
     _save(overlay, _overlay(thumbnail, pieces))
     _report(slide, pieces, mask)
@@ -76,10 +78,13 @@ def _report(slide: SlideRecord, pieces: list[shapely.Polygon], mask: Mask) -> No
         100 * mask.pen_share,
     )  # fmt: skip
     if not WARN_BELOW <= share <= WARN_ABOVE:
-        log.warning("slide %s: %.2f %% of the scan is tissue; look at the overlay", slide.slide_id, 100 * share)
+        log.warning(
+            "slide %s: %.2f %% of the scan is tissue; look at the overlay", slide.slide_id, 100 * share
+        )
     if mask.pen_share > WARN_PEN:
         log.warning(
-            "slide %s: more than half of what is stained is taken for pen; look at the overlay", slide.slide_id
+            "slide %s: more than half of what is stained is taken for pen; look at the overlay",
+            slide.slide_id,
         )
 
 
@@ -89,7 +94,9 @@ def find_tissue(picture: np.ndarray, pixel_um: float, options: Tissue) -> Mask:
     Saturation after a median, above Otsu's threshold (kept between the floor and three times the floor),
     without dark pixels and pen, closed.
     """
-    saturation = np.asarray(Image.fromarray(picture).convert("HSV").getchannel("S").filter(ImageFilter.MedianFilter(MEDIAN_PX)))
+    saturation = np.asarray(
+        Image.fromarray(picture).convert("HSV").getchannel("S").filter(ImageFilter.MedianFilter(MEDIAN_PX))
+    )
     bright = picture.max(axis=2) >= DARKEST
     pen = _grown(pen_mask(picture), round(PEN_SPREAD_UM / pixel_um))
     counts = np.bincount(saturation[bright & ~pen], minlength=256)
@@ -144,7 +151,9 @@ def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shape
 
     Small holes are filled and small pieces dropped; the outline runs along the pixels' edges, its steps smoothed.
     """
-    area = shapely.build_area(shapely.multilinestrings(_edges(mask)) if mask.any() else shapely.MultiLineString())
+    area = shapely.build_area(
+        shapely.multilinestrings(_edges(mask)) if mask.any() else shapely.MultiLineString()
+    )
     smallest, largest_hole = (options.min_piece_um / pixel_um) ** 2, (options.max_hole_um / pixel_um) ** 2
     pieces = []
     for piece in polygons(area):
