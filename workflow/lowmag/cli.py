@@ -171,7 +171,7 @@ def _splits(args: argparse.Namespace) -> None:
     from lowmag.config import Pictures, Splits, parse_options
 
     if args.slides:
-        members = splits.members_of_slides(slides.read_slides(args.slides), args.check)
+        members = splits.members_of_slides(slides.read_slides(args.slides, require_files=False), args.check)
     else:
         members = splits.members_of_pictures(
             pictures.read_pictures(args.images, parse_options(Pictures, args.pictures))
@@ -319,7 +319,8 @@ def _add_evaluation_commands(commands) -> None:
     parser.add_argument("--study", required=True, metavar="JSON")
     parser.add_argument("--out", type=Path, required=True, help="HTML to write")
 
-    parser = _command(commands, "schema", "Write the JSON Schema of config.yaml.", _schema)
+    parser = _command(commands, "schema", "Write the JSON Schema of config.yaml or slides.csv.", _schema)
+    parser.add_argument("--of", choices=["config", "slides"], default="config")
     parser.add_argument("--out", type=Path, required=True)
 
 
@@ -354,9 +355,11 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _schema(args: argparse.Namespace) -> None:
-    from lowmag.config import write_schema
+    from lowmag import config, slides
+    from lowmag.publish import write_text
 
-    write_schema(args.out)
+    schema = {"config": config.schema, "slides": slides.schema}[args.of]()
+    write_text(args.out, json.dumps(schema, indent=2) + "\n")
 
 
 if __name__ == "__main__":

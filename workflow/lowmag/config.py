@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -479,8 +478,3 @@ def _line(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"  {key}: unknown key{shown}; see config.yaml for the keys there are"
     return f"  {key}: {message}{shown}"
-
-
-def write_schema(path: Path) -> None:
-    """Write the JSON Schema of the config to `path`."""
-    path.write_text(json.dumps(schema(), indent=2) + "\n", encoding="utf-8")

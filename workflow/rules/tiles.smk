@@ -39,7 +39,7 @@ if plan.from_pictures:
         params:
             pictures=plan.options("pictures"),
             options=plan.options("splits"),
-            code=plan.code("splits"),
+            code=plan.code("splits", "pictures"),
         shell:
             "lowmag splits --images {input.sheet:q} --pictures {params.pictures:q} --out {output:q}"
             " --options {params.options:q} > {log:q} 2>&1"
@@ -84,7 +84,7 @@ else:
             runtime=10,
         params:
             options=plan.options("splits"),
-            code=plan.code("splits"),
+            code=plan.code("splits", "slides"),
         shell:
             "lowmag splits --slides {input.sheet:q} --check {input.check:q} --out {output:q}"
             " --options {params.options:q} > {log:q} 2>&1"
