@@ -1,0 +1,265 @@
+"""The figures of a study: accuracy, cost, unlabelled share, confusion and calibration, as SVG.
+
+Every function takes rows of the tables of `evaluate` and returns a matplotlib Figure; `write_figures` reads
+and saves.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lowmag.agreement import calibration, confusion
+from lowmag.config import Study
+from lowmag.magnification import name_of
+from lowmag.palette import (
+    STYLE,
+    TEACHER_COLOUR,
+    WIDTH_IN,
+    Series,
+    dodges,
+    log_axis,
+    magnification_axis,
+    main_series,
+    panels_in_row,
+    series_of,
+)
+from lowmag.predictions import Group, Part, read_parts
+from lowmag.publish import publishing
+from lowmag.scores import (
+    Row,
+    best_student,
+    has_reading,
+    headline,
+    levels_of,
+    measured_seconds,
+    pareto_front,
+    pick,
+    read_table,
+)
+
+NAMES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")
+FRONT_COLOUR = "#888888"
+CALIBRATED_MAGNIFICATIONS = 2
+
+
+def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) -> None:
+    """Draw every figure of NAMES into the folder `out`; the same tables give the same bytes."""
+    metrics, cost = read_table(evaluation / "metrics.tsv"), read_table(evaluation / "cost.tsv")
+    tiles = next(p for p in read_parts(predictions, study) if (p.level, p.split) == ("tile", "test"))
+    drawn = {
+        "accuracy_magnification": accuracy_magnification(metrics, study),
+        "accuracy_cost": accuracy_cost(metrics, cost, study),
+        "unlabelled_share": unlabelled_share(metrics, study),
+        "confusion": confusion_of_study(tiles, metrics, study),
+        "calibration": calibration_of_study(tiles, metrics, study),
+    }
+    for name, figure in drawn.items():
+        with mpl.rc_context(STYLE), publishing(out / f"{name}.svg") as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "lowmag"})
+
+
+def confusion_of_study(tiles: Part, metrics: Sequence[Row], study: Study) -> Figure:
+    """Confusion of test tiles: the teacher and, per magnification, the student best on validation."""
+    groups = {f"teacher, {name_of(study.teacher)}": tiles.probabilities[_teacher(study)]}
+    for magnification in sorted(study.students, reverse=True):
+        method, share = best_student(metrics, magnification)
+        title = f"{name_of(magnification)}: {method}" + (f", {share} % unlabelled" if share else "")
+        groups[title] = tiles.probabilities[Group("student", method, magnification, share)]
+    return confusion(groups, tiles.truth.labels, study.classes)
+
+
+def calibration_of_study(tiles: Part, metrics: Sequence[Row], study: Study) -> Figure:
+    """Reliability of test tiles at the two lowest magnifications: teacher and every method, with its ECE."""
+    errors = pick(metrics, level="tile", split="test", metric="ece", seed="mean")
+    drawn: list[tuple[Series | None, dict[str, Any]]] = [(None, {"color": TEACHER_COLOUR, "marker": "*"})]
+    drawn += [(series, series.line) for series in main_series(study)]
+    panels, looks = {}, {}
+    for magnification in sorted(study.students, reverse=True)[-CALIBRATED_MAGNIFICATIONS:]:
+        curves = panels[f"students at {name_of(magnification)}"] = {}
+        for series, line in drawn:
+            group = _teacher(study)
+            if series:
+                group = Group("student", series.method, magnification, series.share)
+            identity = {
+                "role": group.role,
+                "magnification": group.magnification,
+                "unlabelled": group.unlabelled,
+            }
+            error = pick(errors, **identity, method=group.method)[0]["value"]
+            name = series.label if series else f"teacher, {name_of(study.teacher)}"
+            curves[f"{name}: ECE {error:.3f}"] = tiles.probabilities[group]
+            looks[f"{name}: ECE {error:.3f}"] = line
+    return calibration(panels, tiles.truth.labels, looks)
+
+
+def _teacher(study: Study) -> Group:
+    return Group("teacher", "teacher", study.teacher, 0)
+
+
+@mpl.rc_context(STYLE)
+def accuracy_magnification(metrics: Sequence[Row], study: Study) -> Figure:
+    """Balanced accuracy against magnification with 95 % intervals, one panel per level.
+
+    The teacher is a band over its interval; the dotted line below it lies one margin lower.
+    """
+    levels = levels_of(metrics)
+    figure, panels = panels_in_row(len(levels), 3.9)
+    drawn = series_of(study)
+    for level, axes in zip(levels, panels, strict=True):
+        students = headline(metrics, level, "student")
+        for series, shift in zip(drawn, dodges(len(drawn), 0.6), strict=True):
+            rows = pick(students, method=series.method, unlabelled=series.share)
+            rows = sorted(rows, key=lambda row: -row["magnification"])
+            # minus: the axis runs from high to low, so that the first series stands leftmost
+            _with_interval(axes, np.log2(_column(rows, "magnification")) - shift, rows, series)
+        magnification_axis(axes, [study.teacher, *study.students])
+        _teacher_band(axes, headline(metrics, level, "teacher")[0], study)
+        _score_axis(axes, level, metrics)
+    margin = f"teacher − {study.evaluation.margin:g} (margin)"
+    _legend(figure, drawn, Line2D([], [], color=TEACHER_COLOUR, linestyle=":", label=margin), line="-")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def accuracy_cost(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> Figure:
+    """Balanced accuracy against measured cost, log scale, with the Pareto front of everything shown.
+
+    Cost is the seconds one slide takes (reading and network), or the network's seconds per mm² where no slide
+    was read. Students of one magnification cost the same; they are set 4 % apart to show intervals.
+    """
+    seconds = measured_seconds(cost)
+    per_slide = "seconds per slide (reading and network)"
+    title = f"measured {per_slide if has_reading(cost) else 'network seconds per mm²'}"
+    levels = levels_of(metrics)
+    figure, panels = panels_in_row(len(levels), 3.9)
+    drawn = series_of(study)
+    for level, axes in zip(levels, panels, strict=True):
+        teacher, students = headline(metrics, level, "teacher"), headline(metrics, level, "student")
+        points = [(seconds["teacher", study.teacher], teacher[0]["value"])]
+        axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
+        for series, shift in zip(drawn, dodges(len(drawn), 0.04 * len(drawn)), strict=True):
+            rows = pick(students, method=series.method, unlabelled=series.share)
+            x = np.array([seconds["student", row["magnification"]] for row in rows])
+            points += [(cost, row["value"]) for cost, row in zip(x, rows, strict=True)]
+            _with_interval(axes, x * (1 + shift), rows, series, joined=False)
+        _front(axes, points)
+        _score_axis(axes, level, metrics)
+        axes.margins(y=0.12)  # room for the names of the columns
+        log_axis(axes, list(seconds.values()))
+        _name_columns(axes, seconds)
+        axes.set_xlabel(title)
+    front = Line2D([], [], color=FRONT_COLOUR, linestyle=":", label="Pareto front")
+    _legend(figure, drawn, front, line="none")
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def unlabelled_share(metrics: Sequence[Row], study: Study) -> Figure:
+    """Balanced accuracy against the share of unlabelled slides used, per magnification and level.
+
+    A method that cannot use unlabelled slides is a dashed line across. With a single share the figure
+    says that there is nothing to compare.
+    """
+    if not any(len(study.shares(method)) > 1 for method in study.methods):
+        return _message(
+            "Every method was run with one share of unlabelled slides only,\n"
+            "so their effect cannot be shown. Set students.unlabelled to several values, as [0, 50, 100]."
+        )
+    levels, magnifications = levels_of(metrics), sorted(study.students, reverse=True)
+    figure = Figure(figsize=(WIDTH_IN, 0.5 + 2.4 * len(levels)), layout="constrained")
+    grid = figure.subplots(len(levels), len(magnifications), sharey="row", sharex=True, squeeze=False)
+    for level, row in zip(levels, grid, strict=True):
+        students = headline(metrics, level, "student")
+        for magnification, axes in zip(magnifications, row, strict=True):
+            _share_panel(axes, pick(students, magnification=magnification), study)
+            axes.set_title(f"{name_of(magnification)}, per {level}")
+        row[0].set_ylabel("balanced accuracy")
+    for axes in grid[-1]:
+        axes.set_xlabel("unlabelled slides used (%)")
+    _share_legend(figure, study)
+    return figure
+
+
+def _share_panel(axes: Axes, rows: Sequence[Row], study: Study) -> None:
+    shares = sorted(set(study.unlabelled))
+    drawn = main_series(study)
+    for series, shift in zip(drawn, dodges(len(drawn), 0.06 * (shares[-1] - shares[0])), strict=True):
+        group = sorted(pick(rows, method=series.method), key=lambda row: row["unlabelled"])
+        if study.methods[series.method]:
+            _with_interval(axes, _column(group, "unlabelled") + shift, group, series)
+        elif group:
+            axes.axhline(group[0]["value"], color=series.colour, linestyle="--")
+    axes.set_xticks(shares)
+
+
+def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    x, y = zip(*pareto_front(points), strict=True)
+    axes.plot(x, y, color=FRONT_COLOUR, linewidth=1, linestyle=":", drawstyle="steps-post", zorder=1)
+
+
+def _name_columns(axes: Axes, seconds: Mapping[tuple[str, float], float]) -> None:
+    for (role, magnification), x in seconds.items():
+        text = name_of(magnification) if role == "student" else f"teacher\n{name_of(magnification)}"
+        axes.annotate(
+            text, (x, 0), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+            ha="center", va="bottom", fontsize=7.5, color="#555555",
+        )  # fmt: skip
+
+
+def _column(rows: Sequence[Row], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], float)
+
+
+def _arms(rows: Sequence[Row]) -> np.ndarray:
+    """Lengths of the error bars, (2, N); none where the interval is missing."""
+    value, low, high = (_column(rows, name) for name in ("value", "low", "high"))
+    return np.clip(np.nan_to_num(np.stack([value - low, high - value])), 0, None)
+
+
+def _with_interval(
+    axes: Axes, x: np.ndarray, rows: Sequence[Row], series: Series, *, joined: bool = True
+) -> None:
+    line = series.line if joined else {**series.line, "linestyle": "none"}
+    axes.errorbar(x, _column(rows, "value"), _arms(rows), elinewidth=1, capsize=0, **line)
+
+
+def _teacher_band(axes: Axes, row: Row, study: Study) -> None:
+    axes.axhspan(row["low"], row["high"], color=TEACHER_COLOUR, alpha=0.1, linewidth=0)
+    axes.axhline(row["value"], color=TEACHER_COLOUR, linewidth=1.2)
+    axes.axhline(row["value"] - study.evaluation.margin, color=TEACHER_COLOUR, linewidth=1, linestyle=":")
+    axes.plot([np.log2(study.teacher)], [row["value"]], "*", ms=11, color=TEACHER_COLOUR)
+
+
+def _score_axis(axes: Axes, level: str, metrics: Sequence[Row]) -> None:
+    n = headline(metrics, level, "teacher")[0]
+    axes.set_title(f"per {level}: {int(n['n'])} {level}s of {int(n['n_patients'])} test patients")
+    axes.set_ylabel("balanced accuracy")
+
+
+def _share_legend(figure: Figure, study: Study) -> None:
+    handles = [
+        Line2D([], [], label=series.method, **series.line)
+        if study.methods[series.method]
+        else Line2D([], [], label=f"{series.method} (uses none)", color=series.colour, linestyle="--")
+        for series in main_series(study)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _legend(figure: Figure, drawn: Sequence[Series], extra: Line2D, *, line: Any) -> None:
+    teacher = Line2D([], [], color=TEACHER_COLOUR, marker="*", markersize=8, linestyle=line, label="teacher")
+    handles = [Line2D([], [], label=series.label, **series.line) for series in drawn]
+    handles = [teacher, extra, *handles]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+
+
+def _message(text: str) -> Figure:
+    figure = Figure(figsize=(WIDTH_IN, 1.2))
+    figure.text(0.5, 0.5, text, ha="center", va="center", color="#444444")
+    return figure
