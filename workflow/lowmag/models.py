@@ -219,7 +219,7 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
     spec = read_spec(path)
     network = _NETWORKS[spec.model](spec.stride, len(spec.classes))
     weights = load_file(path)
-    _check_fit(weights, network.state_dict(), path)
+    _check_fit(weights, network.state_dict(), path, "train it again")
     network.load_state_dict(weights)
     return network.eval(), spec
 
@@ -288,7 +288,8 @@ def _load_backbone(network: Network, model: str, path: Path) -> None:
         }
     else:
         weights = {k: v for k, v in weights.items() if not k.startswith("fc.")}
-    _check_fit(weights, network.backbone.state_dict(), path)
+    cure = f"give weights with torchvision's names for {model}"
+    _check_fit(weights, network.backbone.state_dict(), path, cure)
     network.backbone.load_state_dict(weights, strict=False)
 
 
@@ -311,8 +312,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path) -> None:
-    # Files older than torch 0.4.1 lack num_batches_tracked, which nothing here uses.
+def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path, cure: str) -> None:
+    # Old files lack num_batches_tracked, which nothing here uses.
     missing = [k for k in expected if k not in found and not k.endswith("num_batches_tracked")]
     unexpected = [k for k in found if k not in expected]
     misshapen = [k for k, v in found.items() if k in expected and v.shape != expected[k].shape]
@@ -322,5 +323,4 @@ def _check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path
         if keys
     ]
     if problems:
-        found_and_expected = f"{'; '.join(problems)}; expected torchvision's names and shapes"
-        raise UserError(f"weights {path} do not fit the network: {found_and_expected}")
+        raise UserError(f"weights {path} do not fit the network: {'; '.join(problems)}; {cure}")

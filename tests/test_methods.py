@@ -1,0 +1,212 @@
+"""Methods: weights and sums, the two papers written out, and terms that must not read labels."""
+
+import pytest
+import torch
+from lowmag import losses
+from lowmag.cam import attention, normalise_minmax
+from lowmag.config import DEFAULT_METHODS, Method
+from lowmag.methods import TargetsBatch, combine, teacher_targets
+from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+
+N, K, C, CELLS = 5, 3, 8, 4
+LABELS = torch.tensor([0, 2, -1, 1, -1])
+EVERYTHING = {
+    "cross_entropy": 0.5,
+    "soft_labels": {"weight": 2, "temperature": 3},
+    "features": {"weight": 0.7, "distance": "rmse", "resize": "area"},
+    "attention": {"weight": 10, "classes": "teacher"},
+}
+LABEL_FREE = [
+    {"soft_labels": {"weight": 1, "temperature": 4}},
+    *({"features": {"resize": resize}} for resize in ("maxpool", "bicubic", "maxpool+bicubic", "area")),
+    *({"features": {"distance": distance}} for distance in ("l1", "rmse")),
+    *(
+        {"attention": {"classes": classes, "relu": relu, "distance": distance, "normalise": normalise}}
+        for classes in ("all", "teacher")
+        for relu in ("inside", "outside")
+        for distance in ("rmse", "mse")
+        for normalise in ("minmax", "none")
+    ),
+]
+
+
+class Outputs:
+    """Features with both signs, head and logits of one network on one batch."""
+
+    def __init__(self, seed: int, cells: int = CELLS) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.features = torch.randn(N, C, cells, cells, generator=generator, requires_grad=True)
+        self.weight = torch.randn(K, C, generator=generator, requires_grad=True)
+        self.logits = self.features.mean((2, 3)) @ self.weight.T
+
+
+def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
+    with torch.no_grad():
+        said = teacher_targets(
+            (teacher.features, teacher.logits),
+            teacher.weight,
+            CELLS,
+            resizes=["maxpool", "bicubic", "area"],
+            relus=["inside", "outside"],
+        )
+    return TargetsBatch(labels, said.logits, said.features, said.attention)
+
+
+def parts_of(method: dict, student: Outputs, batch: TargetsBatch) -> dict[str, torch.Tensor]:
+    return combine(Method(**method), student.features, student.logits, student.weight, batch)
+
+
+def test_loss_is_the_sum_of_the_weighted_parts():
+    student, batch = Outputs(0), targets_of(Outputs(1))
+    parts = parts_of(EVERYTHING, student, batch)
+    assert list(parts) == ["cross_entropy", "soft_labels", "features", "attention", "loss"]
+    torch.testing.assert_close(parts["loss"], sum(v for k, v in parts.items() if k != "loss"))
+    for name, weight in (("cross_entropy", 0.5), ("soft_labels", 2), ("features", 0.7), ("attention", 10)):
+        term = EVERYTHING[name]
+        alone = {name: {**term, "weight": 1} if isinstance(term, dict) else 1}
+        torch.testing.assert_close(parts[name], weight * parts_of(alone, student, batch)["loss"])
+
+
+def test_labels_only_needs_nothing_of_a_teacher():
+    student = Outputs(0)
+    found = parts_of(DEFAULT_METHODS["labels-only"], student, TargetsBatch(LABELS))
+    known = LABELS >= 0
+    torch.testing.assert_close(found["loss"], functional.cross_entropy(student.logits[known], LABELS[known]))
+
+
+def test_dipalma2021_is_its_equation():
+    """KL(teacher || student) + mean of the squared errors against the max-pooled and the bicubic map."""
+    student, teacher = Outputs(0), Outputs(1, cells=7)
+    log_p, log_q = teacher.logits.log_softmax(1), student.logits.log_softmax(1)
+    pooled = functional.adaptive_max_pool2d(teacher.features, CELLS)
+    resized = functional.interpolate(teacher.features, (CELLS, CELLS), mode="bicubic", align_corners=False)
+    expected = (log_p.exp() * (log_p - log_q)).sum(1).mean() + sum(
+        (student.features - g).square().mean() / 2 for g in (pooled, resized)
+    )
+    found = parts_of(DEFAULT_METHODS["dipalma2021"], student, targets_of(teacher))
+    torch.testing.assert_close(found["loss"], expected)
+
+
+def test_delamor2024_is_its_equation():
+    """CE + 0.1 root of the mean squared feature error + 10 mean over pictures of the AT+ root mean square."""
+    student, teacher = Outputs(0), Outputs(1)
+    maps = [
+        normalise_minmax((o.weight[None, :, :, None, None] * o.features[:, None]).relu().sum(2))
+        for o in (student, teacher)
+    ]
+    known = LABELS >= 0
+    expected = (
+        functional.cross_entropy(student.logits[known], LABELS[known])
+        + 0.1 * (student.features - teacher.features).square().mean().sqrt()
+        + 10 * (maps[0] - maps[1]).square().mean((1, 2, 3)).sqrt().mean()
+    )
+    found = parts_of(DEFAULT_METHODS["delamor2024"], student, targets_of(teacher))
+    torch.testing.assert_close(found["loss"], expected)
+
+
+@pytest.mark.parametrize("method", LABEL_FREE, ids=str)
+def test_a_student_equal_to_its_teacher_has_no_label_free_loss(method):
+    same = Outputs(0)
+    loss = parts_of(method, same, targets_of(same))["loss"]
+    assert loss.abs().item() < 1e-6  # the KL of equal distributions is zero but for rounding
+    gradients = torch.autograd.grad(loss, (same.features, same.weight), allow_unused=True)
+    assert all(g is None or (g.isfinite().all() and g.abs().max() < 1e-6) for g in gradients)
+    assert parts_of(method, Outputs(2), targets_of(same))["loss"].item() > 1e-3
+
+
+@pytest.mark.parametrize("method", LABEL_FREE, ids=str)
+def test_label_free_terms_ignore_labels(method):
+    student, teacher = Outputs(0), Outputs(1)
+    other = (LABELS + 2) % K - 1
+    assert not torch.equal(other, LABELS)
+    found = [parts_of(method, student, targets_of(teacher, labels))["loss"] for labels in (LABELS, other)]
+    assert torch.equal(*found)
+
+
+def test_attention_of_the_label_leaves_unlabelled_pictures_out():
+    student, teacher = Outputs(0), Outputs(1)
+    method = {"attention": {"weight": 1, "classes": "label"}}
+    known = LABELS >= 0
+    batch = targets_of(teacher)
+    student_maps = attention(student.features, student.weight, "inside")
+    expected = losses.attention_distance(
+        student_maps[known],
+        batch.attention["inside"][known],
+        distance="rmse",
+        normalise="minmax",
+        chosen=LABELS[known],
+    )
+    torch.testing.assert_close(parts_of(method, student, batch)["loss"], expected)
+
+
+def test_attention_of_the_teacher_follows_its_decision():
+    student, teacher = Outputs(0), Outputs(1)
+    by_teacher = parts_of({"attention": {"classes": "teacher"}}, student, targets_of(teacher))
+    decided = teacher.logits.argmax(1)
+    by_label = parts_of({"attention": {"classes": "label"}}, student, targets_of(teacher, decided))
+    assert torch.equal(by_teacher["loss"], by_label["loss"])
+
+
+def test_attention_reaches_features_and_head():
+    student = Outputs(0)
+    loss = parts_of({"attention": 1}, student, targets_of(Outputs(1)))["loss"]
+    for gradient in torch.autograd.grad(loss, (student.features, student.weight)):
+        assert gradient.abs().max() > 0
+
+
+def test_a_missing_target_is_named():
+    with pytest.raises(KeyError, match="maxpool"):
+        parts_of({"features": 1}, Outputs(0), TargetsBatch(LABELS))
+    with pytest.raises(AssertionError, match="teacher's logits"):
+        parts_of({"soft_labels": 1}, Outputs(0), TargetsBatch(LABELS))
+
+
+def test_teacher_attention_is_averaged_after_the_relu():
+    teacher = Outputs(1, cells=8)
+    said = targets_of(teacher)
+    fine = attention(teacher.features, teacher.weight, "outside")
+    blocks = fine.reshape(N, K, CELLS, 2, CELLS, 2).mean((3, 5))
+    torch.testing.assert_close(said.attention["outside"], blocks)
+    assert said.features["area"].shape == (N, C, CELLS, CELLS)
+
+
+def test_mean_of_the_gradients_of_single_tiles_is_that_of_the_batch():
+    """With GroupNorm, batches of one accumulate to the large batch, as DiPalma et al. train."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(3, C, 3, stride=2, padding=1)
+    backbone = nn.Sequential(convolution, nn.GroupNorm(2, C), nn.ReLU())
+    head = nn.Linear(C, K)
+    pictures, teacher = torch.randn(N, 3, 2 * CELLS, 2 * CELLS), targets_of(Outputs(1))
+
+    def gradient(rows: slice) -> torch.Tensor:
+        maps = backbone(pictures[rows])
+        said = {form: maps_of[rows] for form, maps_of in teacher.features.items()}
+        assert teacher.logits is not None
+        batch = TargetsBatch(LABELS[rows], teacher.logits[rows], said)
+        method = Method(**DEFAULT_METHODS["dipalma2021"])
+        loss = combine(method, maps, head(maps.mean((2, 3))), head.weight, batch)["loss"]
+        return torch.autograd.grad(loss, convolution.weight)[0]
+
+    singles = torch.stack([gradient(slice(i, i + 1)) for i in range(N)]).mean(0)
+    torch.testing.assert_close(singles, gradient(slice(0, N)), rtol=1e-4, atol=1e-6)
+
+
+class ForbidHostReads(TorchDispatchMode):
+    """Fails on the operations that make the host wait for a device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name()
+        assert name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"), name
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_reads_nothing_back_from_the_device():
+    student, batch = Outputs(0), targets_of(Outputs(1))
+    with ForbidHostReads():
+        for method in (EVERYTHING, {"attention": {"classes": "label"}}, *DEFAULT_METHODS.values()):
+            loss = parts_of(method, student, batch)["loss"]
+            torch.autograd.grad(loss, student.features, retain_graph=True)
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), ForbidHostReads():
+        loss.item()
