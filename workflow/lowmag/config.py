@@ -26,49 +26,55 @@ class Section(BaseModel):
 
 
 class Demo(Section):
-    slides: int = Field(48, ge=5, description="slides in the demo cohort")
-    patients: int = Field(32, ge=3, description="patients they come from")
-    size_um: float = Field(3072, ge=1024, description="edge of a slide, micrometres")
-    seed: int = Field(0, ge=0, description="the cohort is a function of this number")
+    slides: int = Field(default=48, ge=5, description="slides in the demo cohort")
+    patients: int = Field(default=32, ge=3, description="patients they come from")
+    size_um: float = Field(default=3072, ge=1024, description="edge of a slide, micrometres")
+    seed: int = Field(default=0, ge=0, description="the cohort is a function of this number")
 
 
 class Check(Section):
     assume_mpp: float | None = Field(
-        None, gt=0, description="mpp of slides that state none; null refuses them"
+        default=None, gt=0, description="mpp of slides that state none; null refuses them"
     )
     min_mpp: float = Field(
-        0.1, gt=0, description="level 0 finer than this is implausible, micrometres per pixel"
+        default=0.1, gt=0, description="level 0 finer than this is implausible, micrometres per pixel"
     )
     max_mpp: float = Field(
-        100.0, gt=0, description="level 0 coarser than this is implausible, micrometres per pixel"
+        default=100.0, gt=0, description="level 0 coarser than this is implausible, micrometres per pixel"
     )
-    max_anisotropy: float = Field(0.1, gt=0, description="largest relative difference of mpp along x and y")
+    max_anisotropy: float = Field(
+        default=0.1, gt=0, description="largest relative difference of mpp along x and y"
+    )
 
 
 class Tissue(Section):
-    mpp: float = Field(8.0, gt=0, description="scale the outline is found at, micrometres per pixel")
+    mpp: float = Field(default=8.0, gt=0, description="scale the outline is found at, micrometres per pixel")
     min_piece_um: float = Field(
-        200.0, ge=0, description="pieces smaller than this square are dropped, micrometres"
+        default=200.0, ge=0, description="pieces smaller than this square are dropped, micrometres"
     )
     max_hole_um: float = Field(
-        190.0, ge=0, description="holes smaller than this square are filled, micrometres"
+        default=190.0, ge=0, description="holes smaller than this square are filled, micrometres"
     )
-    saturation_floor: int = Field(10, ge=0, le=255, description="least saturation of tissue, grey levels")
+    saturation_floor: int = Field(
+        default=10, ge=0, le=255, description="least saturation of tissue, grey levels"
+    )
 
 
 class Tiles(Section):
-    field_um: float = Field(512.0, gt=0, description="edge of a tile's field of view, micrometres")
-    teacher: Magnification = Field(10.0, description="magnification of the teacher")
+    field_um: float = Field(default=512.0, gt=0, description="edge of a tile's field of view, micrometres")
+    teacher: Magnification = Field(default=10.0, description="magnification of the teacher")
     students: list[Magnification] = Field(
-        [5.0, 2.5, 1.25, 0.625], description="magnifications of the students"
+        default=[5.0, 2.5, 1.25, 0.625], description="magnifications of the students"
     )
-    min_tissue: float = Field(0.5, ge=0, le=1, description="least share of a tile that is tissue")
+    min_tissue: float = Field(default=0.5, ge=0, le=1, description="least share of a tile that is tissue")
     max_per_slide: int | None = Field(
-        None, ge=1, description="at most so many tiles of one slide, null for all"
+        default=None, ge=1, description="at most so many tiles of one slide, null for all"
     )
-    jpeg_quality: int = Field(90, ge=50, le=100, description="quality of the teacher's tiles (4:4:4 JPEG)")
+    jpeg_quality: int = Field(
+        default=90, ge=50, le=100, description="quality of the teacher's tiles (4:4:4 JPEG)"
+    )
     mpp_tolerance: float = Field(
-        0.02, ge=0, le=0.1, description="relative scale error read without resampling"
+        default=0.02, ge=0, le=0.1, description="relative scale error read without resampling"
     )
 
     @model_validator(mode="after")
@@ -101,17 +107,19 @@ class Tiles(Section):
 
 class Pictures(Section):
     folder: str | None = Field(
-        None, description="folder that paths in images.csv are relative to; null: its own"
+        default=None, description="folder that paths in images.csv are relative to; null: its own"
     )
-    columns: dict[str, str] = Field({}, description="images.csv columns by their own names, as {image: file}")
-    mpp: float | None = Field(None, gt=0, description="mpp of pictures whose row states none")
-    border_px: int = Field(0, ge=0, description="pixels cut from every edge before the centre crop")
+    columns: dict[str, str] = Field(
+        default={}, description="images.csv columns by their own names, as {image: file}"
+    )
+    mpp: float | None = Field(default=None, gt=0, description="mpp of pictures whose row states none")
+    border_px: int = Field(default=0, ge=0, description="pixels cut from every edge before the centre crop")
 
 
 class Splits(Section):
-    val: float = Field(0.2, gt=0, lt=1, description="share of labelled patients for validation")
-    test: float = Field(0.2, gt=0, lt=1, description="share of labelled patients for testing")
-    seed: int = Field(0, ge=0, description="seed of the split")
+    val: float = Field(default=0.2, gt=0, lt=1, description="share of labelled patients for validation")
+    test: float = Field(default=0.2, gt=0, lt=1, description="share of labelled patients for testing")
+    seed: int = Field(default=0, ge=0, description="seed of the split")
 
     @model_validator(mode="after")
     def _leaves_training(self) -> "Splits":
@@ -121,22 +129,22 @@ class Splits(Section):
 
 
 class Augment(Section):
-    dihedral: bool = Field(True, description="the 8 exact flips and rotations")
-    brightness: float = Field(0.1, ge=0, lt=1, description="largest relative change of brightness")
-    contrast: float = Field(0.1, ge=0, lt=1, description="largest relative change of contrast")
-    saturation: float = Field(0.1, ge=0, lt=1, description="largest relative change of saturation")
+    dihedral: bool = Field(default=True, description="the 8 exact flips and rotations")
+    brightness: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of brightness")
+    contrast: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of contrast")
+    saturation: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of saturation")
     stain: float = Field(
-        0.1, ge=0, lt=1, description="largest relative change of optical density per channel"
+        default=0.1, ge=0, lt=1, description="largest relative change of optical density per channel"
     )
 
 
 class Architecture(Section):
     model: Network = Field(
-        "resnet10gn", description="resnet18, resnet10gn (DiPalma 2021) or vgg16 (del Amor 2024)"
+        default="resnet10gn", description="resnet18, resnet10gn (DiPalma 2021) or vgg16 (del Amor 2024)"
     )
-    stride: Literal[8, 16, 32] = Field(32, description="pixels of the tile per cell of the last map")
+    stride: Literal[8, 16, 32] = Field(default=32, description="pixels of the tile per cell of the last map")
     weights: str | None = Field(
-        None, description="local file of initial backbone weights (.safetensors or state dict .pt)"
+        default=None, description="local file of initial backbone weights (.safetensors or state dict .pt)"
     )
 
     @model_validator(mode="after")
@@ -149,22 +157,26 @@ class Architecture(Section):
 
 
 class Training(Architecture):
-    epochs: int = Field(20, ge=1, description="passes over the training tiles")
-    batch_size: int = Field(16, ge=1, description="tiles per step")
-    optimizer: Literal["adam", "adamw"] = Field("adamw", description="adam adds weight decay to the gradient")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.05, ge=0, description="weight decay")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="learning rate over the run")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    balance: bool = Field(True, description="draw labelled tiles class-balanced")
+    epochs: int = Field(default=20, ge=1, description="passes over the training tiles")
+    batch_size: int = Field(default=16, ge=1, description="tiles per step")
+    optimizer: Literal["adam", "adamw"] = Field(
+        default="adamw", description="adam adds weight decay to the gradient"
+    )
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="learning rate over the run"
+    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    balance: bool = Field(default=True, description="draw labelled tiles class-balanced")
     select: Literal["balanced_accuracy", "accuracy", "loss", "kappa", "last"] = Field(
-        "balanced_accuracy",
+        default="balanced_accuracy",
         description="what chooses the epoch on validation tiles; last takes the final one",
     )
-    augment: Augment = Field(Augment(), description="what a tile may look like")
+    augment: Augment = Field(default=Augment(), description="what a tile may look like")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, else float32"
+        default="auto", description="auto: bfloat16 on a GPU, else float32"
     )
 
 
@@ -176,44 +188,48 @@ class StudentTraining(Training):
     """How one student is trained: what the `student` command takes as options."""
 
     input: Literal["native", "upsampled"] = Field(
-        "native", description="upsampled: back to the teacher's size (del Amor)"
+        default="native", description="upsampled: back to the teacher's size (del Amor)"
     )
 
 
 class Students(StudentTraining):
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
-        [0], min_length=1, description="one teacher and one set of students each"
+        default=[0], min_length=1, description="one teacher and one set of students each"
     )
     unlabelled: list[Share] = Field(
-        [0, 100], min_length=1, description="per cent of the unlabelled slides used"
+        default=[0, 100], min_length=1, description="per cent of the unlabelled slides used"
     )
 
 
 class CrossEntropy(Section):
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
 
 
 class SoftLabels(Section):
-    weight: float = Field(1.0, gt=0)
-    temperature: float = Field(1.0, gt=0, description="softmax temperature of both distributions")
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature of both distributions")
 
 
 class Features(Section):
-    weight: float = Field(1.0, gt=0)
-    distance: Literal["mse", "l1", "rmse"] = Field("mse", description="rmse: one root over the whole batch")
+    weight: float = Field(default=1.0, gt=0)
+    distance: Literal["mse", "l1", "rmse"] = Field(
+        default="mse", description="rmse: one root over the whole batch"
+    )
     resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "area"] = Field(
-        "maxpool+bicubic", description="how the teacher's map comes to the student's grid"
+        default="maxpool+bicubic", description="how the teacher's map comes to the student's grid"
     )
 
 
 class Attention(Section):
-    weight: float = Field(1.0, gt=0)
-    classes: Literal["all", "label", "teacher"] = Field("all", description="class maps compared")
+    weight: float = Field(default=1.0, gt=0)
+    classes: Literal["all", "label", "teacher"] = Field(default="all", description="class maps compared")
     relu: Literal["inside", "outside"] = Field(
-        "inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
+        default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
     )
-    distance: Literal["rmse", "mse"] = Field("rmse", description="per picture")
-    normalise: Literal["minmax", "none"] = Field("minmax", description="per picture, jointly over classes")
+    distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
+    normalise: Literal["minmax", "none"] = Field(
+        default="minmax", description="per picture, jointly over classes"
+    )
 
 
 class Method(Section):
@@ -254,21 +270,25 @@ class Method(Section):
 
 
 class Evaluation(Section):
-    bootstrap: int = Field(10_000, ge=100, description="patient-level resamples")
-    seed: int = Field(0, ge=0, description="seed of the resamples")
+    bootstrap: int = Field(default=10_000, ge=100, description="patient-level resamples")
+    seed: int = Field(default=0, ge=0, description="seed of the resamples")
     margin: float = Field(
-        0.05, gt=0, lt=1, description="a student within this much balanced accuracy is not worse"
+        default=0.05, gt=0, lt=1, description="a student within this much balanced accuracy is not worse"
     )
-    slide_score: Literal["mean"] = Field("mean", description="a slide's probabilities: mean of its tiles'")
-    reading_slides: int = Field(3, ge=1, description="slides read at every magnification to time it")
+    slide_score: Literal["mean"] = Field(
+        default="mean", description="a slide's probabilities: mean of its tiles'"
+    )
+    reading_slides: int = Field(default=3, ge=1, description="slides read at every magnification to time it")
 
 
 class Job(Section):
     """What a job of one kind asks for; changing it reruns nothing."""
 
-    threads: int = Field(2, ge=1, description="CPU threads")
-    mem_mb: int = Field(8000, ge=500, description="memory, megabytes")
-    runtime: int = Field(720, ge=1, description="time limit, minutes; training saves and stops before it")
+    threads: int = Field(default=2, ge=1, description="CPU threads")
+    mem_mb: int = Field(default=8000, ge=500, description="memory, megabytes")
+    runtime: int = Field(
+        default=720, ge=1, description="time limit, minutes; training saves and stops before it"
+    )
 
 
 class Compute(Section):
@@ -314,12 +334,12 @@ class TargetOptions(Section):
         description="cells per edge of the student's last map, by magnification name (1.25x)"
     )
     resizes: list[Literal["maxpool", "bicubic", "area"]] = Field(
-        [], description="forms of the feature map to store"
+        default=[], description="forms of the feature map to store"
     )
     attention: list[Literal["inside", "outside"]] = Field(
-        [], description="forms of the attention map to store"
+        default=[], description="forms of the attention map to store"
     )
-    views: Literal[1, 8] = Field(8, description="exact flips and rotations of every tile")
+    views: Literal[1, 8] = Field(default=8, description="exact flips and rotations of every tile")
 
 
 class Study(Section):
@@ -350,18 +370,22 @@ class Study(Section):
 
 
 class Config(Section):
-    outdir: str = Field("results", description="folder of everything the workflow writes")
-    slides: str | None = Field("demo", description="path of slides.csv, or `demo` for the built-in cohort")
+    outdir: str = Field(default="results", description="folder of everything the workflow writes")
+    slides: str | None = Field(
+        default="demo", description="path of slides.csv, or `demo` for the built-in cohort"
+    )
     images: str | None = Field(
-        None, description="path of images.csv (pre-cut pictures); takes the place of slides"
+        default=None, description="path of images.csv (pre-cut pictures); takes the place of slides"
     )
     on_bad_slide: Literal["skip", "fail"] = Field(
-        "skip", description="fail: exit non-zero at the end if a slide was rejected"
+        default="skip", description="fail: exit non-zero at the end if a slide was rejected"
     )
     classes: list[str] | None = Field(
-        None, description="class names in order; null: the labels found, sorted"
+        default=None, description="class names in order; null: the labels found, sorted"
     )
-    ordinal: bool = Field(False, description="classes are grades in order: quadratic kappa is reported")
+    ordinal: bool = Field(
+        default=False, description="classes are grades in order: quadratic kappa is reported"
+    )
     demo: Demo = Demo()
     check: Check = Check()
     tissue: Tissue = Tissue()
@@ -426,11 +450,9 @@ class Config(Section):
         }
         features = [method.features for method in self.methods.values() if method.features]
         attention = [method.attention for method in self.methods.values() if method.attention]
-        return TargetOptions(
-            grids=grids,
-            resizes=sorted({form for term in features for form in term.resize.split("+")}),
-            attention=sorted({term.relu for term in attention}),
-        )
+        resizes = sorted({form for term in features for form in term.resize.split("+")})
+        relus = sorted({term.relu for term in attention})
+        return TargetOptions.model_validate({"grids": grids, "resizes": resizes, "attention": relus})
 
 
 def grid_cells(architecture: Architecture, tile_px: int) -> int:
