@@ -49,7 +49,7 @@ class SlideToCheck:
     mpp: float | None = None
 
 
-class Rejected(Exception):
+class RejectedError(Exception):
     """A slide that cannot be used: verdict, what was found and expected, and what to do."""
 
     def __init__(self, verdict: str, reason: str, cure: str) -> None:
@@ -103,20 +103,23 @@ def _line(record: SlideRecord) -> str:
     if not record.usable:
         return f"slide {record.slide_id}: {record.verdict}: {record.reason}. {record.cure}"
     return (
-        f"slide {record.slide_id}: ok, {record.width} x {record.height} px, {record.mpp[0]:.4g} micrometres per pixel "
-        f"({record.mpp_source}), {len(record.levels)} levels"
+        f"slide {record.slide_id}: ok, {record.width} x {record.height} px, {record.mpp[0]:.4g} "
+        f"micrometres per pixel ({record.mpp_source}), {len(record.levels)} levels"
     )
 
 
 def inspect(slide: SlideToCheck, magnification: float, options: Check) -> SlideRecord:
-    """The record of one slide, with a verdict on taking tiles at `magnification` from it; never raises for a bad slide."""
+    """The record of one slide, with the verdict on taking tiles at `magnification` from it.
+
+    Never raises for a bad slide.
+    """
     facts: dict[str, Any] = {}
     try:
         _find(slide, facts)
         properties = _open(slide, facts)
         _read_samples(slide, facts["levels"])
         _scale(slide, magnification, options, facts, properties)
-    except Rejected as rejected:
+    except RejectedError as rejected:
         facts |= {"verdict": rejected.verdict, "reason": rejected.reason, "cure": rejected.cure}
     return SlideRecord(slide_id=slide.slide_id, path=str(slide.path), **facts)
 
@@ -126,27 +129,29 @@ def _find(slide: SlideToCheck, facts: dict[str, Any]) -> None:
     try:
         status = slide.path.stat()
         if not slide.path.is_file():
-            raise Rejected(
+            raise RejectedError(
                 "unsupported", f"{slide.path.name} is a folder", f"{correct}; of a DICOM series give one file"
             )
         with open(slide.path, "rb"):
             pass
     except (FileNotFoundError, NotADirectoryError):
-        raise Rejected("missing", f"there is no file {slide.path.name} at the path given", correct) from None
+        raise RejectedError(
+            "missing", f"there is no file {slide.path.name} at the path given", correct
+        ) from None
     except OSError as error:
-        raise Rejected(
+        raise RejectedError(
             "unreadable",
             f"{slide.path.name} cannot be opened: {error.strerror}",
             "allow this user to read the file",
         ) from None
     facts |= {"source_size": status.st_size, "source_mtime": int(status.st_mtime)}
     if not status.st_size:
-        raise Rejected(
+        raise RejectedError(
             "truncated", f"{slide.path.name} is empty (0 bytes)", "copy the file again from its source"
         )
     needed = referenced_end(slide.path)
     if needed is not None and needed > status.st_size:
-        raise Rejected(
+        raise RejectedError(
             "truncated",
             f"{slide.path.name} has {status.st_size} bytes, its directory refers to at least {needed}",
             "copy the file again from its source",
@@ -156,18 +161,18 @@ def _find(slide: SlideToCheck, facts: dict[str, Any]) -> None:
 def _open(slide: SlideToCheck, facts: dict[str, Any]) -> dict[str, str]:
     """Open the slide, note what it says of itself, and return its properties."""
     convert = (
-        f"convert it to a pyramidal TIFF (vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg) and correct "
-        f"column path of slide {slide.slide_id} in slides.csv, or take the row out"
+        "convert it to a pyramidal TIFF (vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg) "
+        f"and correct column path of slide {slide.slide_id} in slides.csv, or take the row out"
     )
     try:
         vendor = openslide.OpenSlide.detect_format(slide.path)
         handle = openslide.OpenSlide(slide.path)
     except openslide.OpenSlideUnsupportedFormatError:
-        raise Rejected(
+        raise RejectedError(
             "unsupported", f"OpenSlide knows no format that {slide.path.name} could be of", convert
         ) from None
     except openslide.OpenSlideError as error:
-        raise Rejected(
+        raise RejectedError(
             "unsupported",
             f"OpenSlide takes {slide.path.name} for {vendor} but cannot open it: {_message(error, slide)}",
             convert,
@@ -203,7 +208,7 @@ def _read_samples(slide: SlideToCheck, levels: tuple[Level, ...]) -> None:
     failures = []
     n_samples = len(levels) * len(PLACES) ** 2
     with Slide(slide.path, (1.0, 1.0)) as source:
-        for number, level in enumerate(levels):
+        for number in range(len(levels)):
             for place in ((across, down) for down in PLACES for across in PLACES):
                 x, y = (int(p * n) for p, n in zip(place, (levels[0].width, levels[0].height), strict=True))
                 try:
@@ -211,10 +216,11 @@ def _read_samples(slide: SlideToCheck, levels: tuple[Level, ...]) -> None:
                 except openslide.OpenSlideError as error:
                     failures.append(f"level {number} at {x}, {y}: {_message(error, slide)}")
     if failures:
-        raise Rejected(
+        raise RejectedError(
             "unreadable",
-            f"{slide.path.name} opens, but {len(failures)} of {n_samples} places cannot be read, first {failures[0]}",
-            f"copy the file again from its source; if that does not help, take slide {slide.slide_id} out of slides.csv",
+            f"{slide.path.name} opens, but {len(failures)} of {n_samples} places cannot be read, "
+            f"first {failures[0]}",
+            f"copy the file again from its source, or take slide {slide.slide_id} out of slides.csv",
         )
 
 
@@ -233,25 +239,27 @@ def _scale(
     cure = f"give the true scale in slides.csv, column mpp of slide {slide.slide_id}"
     found = find_mpp(properties, slide.mpp, options.assume_mpp)
     if found is None:
-        raise Rejected(
+        raise RejectedError(
             "no_mpp",
-            "no micrometres per pixel: neither the slide's properties, nor its TIFF resolution, nor an objective power",
+            "no micrometres per pixel in its properties, nor a TIFF resolution, nor an objective power",
             f"{cure} (0.25 is usual for 40x, 0.5 for 20x), or set check.assume_mpp for all such slides",
         )
     x, y, facts["mpp_source"] = found
     facts |= {"mpp_x": x, "mpp_y": y}
     _check_plausible((x, y), options, facts, cure)
     if abs(x - y) / ((x + y) / 2) > options.max_anisotropy:
-        raise Rejected(
+        raise RejectedError(
             "anisotropic",
-            f"{x:.4g} micrometres per pixel across and {y:.4g} down differ by more than {options.max_anisotropy:.0%}",
+            f"{x:.4g} micrometres per pixel across and {y:.4g} down "
+            f"differ by more than {options.max_anisotropy:.0%}",
             f"{cure}, or raise check.max_anisotropy",
         )
     wanted = mpp_of(magnification)
     if max(x, y) > wanted * (1 + COARSER_THAN_ASKED):
-        raise Rejected(
+        raise RejectedError(
             "too_coarse",
-            f"level 0 has {max(x, y):.4g} micrometres per pixel, {name_of(magnification)} needs {wanted:g} or less",
+            f"level 0 has {max(x, y):.4g} micrometres per pixel, "
+            f"{name_of(magnification)} needs {wanted:g} or less",
             f"nothing is enlarged: take slide {slide.slide_id} out of slides.csv, or lower tiles.teacher to "
             f"{10 / max(x, y):.3g} or less",
         )
@@ -260,16 +268,17 @@ def _scale(
 def _check_plausible(mpp: tuple[float, float], options: Check, facts: Mapping[str, Any], cure: str) -> None:
     source, objective = facts["mpp_source"], facts["objective_power"]
     if min(mpp) < options.min_mpp or max(mpp) > options.max_mpp:
-        raise Rejected(
+        raise RejectedError(
             "implausible_mpp",
-            f"{mpp[0]:.4g} micrometres per pixel ({source}), expected {options.min_mpp:g} to {options.max_mpp:g}",
+            f"{mpp[0]:.4g} micrometres per pixel ({source}), "
+            f"expected {options.min_mpp:g} to {options.max_mpp:g}",
             f"{cure}, or widen check.min_mpp and check.max_mpp",
         )
     if objective is None or source in ("override", "objective"):
         return
     expected = mpp_of(objective)
     if any(max(value / expected, expected / value) > LARGEST_DISAGREEMENT for value in mpp):
-        raise Rejected(
+        raise RejectedError(
             "implausible_mpp",
             f"{mpp[0]:.4g} micrometres per pixel ({source}) does not fit the objective power {objective:g} "
             f"(about {expected:.3g})",

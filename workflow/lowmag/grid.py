@@ -12,7 +12,7 @@ from lowmag.errors import UserError
 
 @dataclass(frozen=True)
 class Grid:
-    """Fields side by side from `origin`; `extent` (width, height) may be fractional, all in level-0 pixels."""
+    """Fields side by side from `origin`; `extent` is width, height and may be fractional; level-0 pixels."""
 
     origin: tuple[int, int]
     extent: tuple[float, float]
@@ -26,7 +26,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Field:
-    """One field of the grid: its top-left in level-0 pixels, its place, and the share of it that is tissue."""
+    """One field of the grid: its top-left in level-0 pixels, its place, and its share of tissue."""
 
     x: int
     y: int
@@ -38,7 +38,7 @@ class Field:
 def make_grid(bounds: tuple[int, int, int, int], extent: tuple[float, float], snap: int) -> Grid:
     """The grid of all fields that lie wholly inside `bounds` (x, y, width, height in level-0 pixels).
 
-    Its origin is the first multiple of `snap` inside the bounds, so that fields start on pixels of coarse levels.
+    Its origin is the first multiple of `snap` inside, so that fields start on pixels of coarse levels.
     """
     x, y = (-(-start // snap) * snap for start in bounds[:2])
     right, bottom = bounds[0] + bounds[2], bounds[1] + bounds[3]
@@ -47,10 +47,10 @@ def make_grid(bounds: tuple[int, int, int, int], extent: tuple[float, float], sn
 
 
 def fields_with_tissue(grid: Grid, tissue: shapely.Geometry, min_tissue: float) -> list[Field]:
-    """Fields whose share of tissue is at least `min_tissue`, row by row; the share is the exact area of the outline.
+    """Fields whose share of tissue is at least `min_tissue`, row by row.
 
-    Fields without any tissue are never taken. The outline is cut into the grid's rows first, which keeps
-    the work proportional to its length.
+    The share is the exact area of the outline in the field. Fields without any tissue are never taken. The
+    outline is cut into the grid's rows first, which keeps the work proportional to its length.
     """
     fields = []
     for row in range(grid.rows):
@@ -78,6 +78,7 @@ def read_outline(path: Path) -> shapely.Geometry:
         geometries = [shapely.from_geojson(json.dumps(feature["geometry"])) for feature in features]
     except (OSError, ValueError, KeyError, TypeError, shapely.GEOSException) as error:
         raise UserError(
-            f"{path} is not a GeoJSON FeatureCollection ({error}); make it with `lowmag tissue` or export it from QuPath"
+            f"{path} is not a GeoJSON FeatureCollection ({error}); "
+            "make it with `lowmag tissue` or export it from QuPath"
         ) from error
     return shapely.union_all([shapely.make_valid(geometry) for geometry in geometries])

@@ -1,8 +1,9 @@
 """Pixels of a slide through OpenSlide: fields of view by area averaging, and a small picture of the whole.
 
-OpenSlide maps level-0 coordinates through a mean downsample and interpolates at fractional pixels, which blurs
-(openslide issues 256 and 641). So a field is read from a coarse level only where that level is an exact whole
-fraction of level 0 and the field starts on one of its pixels; everything else is averaged from a finer level.
+OpenSlide maps level-0 coordinates through a mean downsample and interpolates at fractional pixels, which
+blurs (openslide issues 256 and 641). So a field is read from a coarse level only where that level is an
+exact whole fraction of level 0 and the field starts on one of its pixels; everything else is averaged from
+a finer level.
 """
 
 import logging
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small picture of the scanned part: (h, w, 3) uint8, its level-0 origin, and level-0 pixels per pixel."""
+    """A small picture (h, w, 3) uint8 of the scanned part, its level-0 origin, level-0 pixels per pixel."""
 
     picture: np.ndarray
     origin: tuple[int, int]
@@ -40,9 +41,9 @@ class Thumbnail:
 class Slide:
     """One open slide; a context manager.
 
-    `mpp` is micrometres per level-0 pixel along x and y. Transparent pixels show the slide's background colour.
-    OpenSlide refuses everything after one failed read, so a failure reopens the file: the read is tried
-    twice, then raises openslide.OpenSlideError, and other places can still be read.
+    `mpp` is micrometres per level-0 pixel along x and y. Transparent pixels show the slide's background
+    colour. OpenSlide refuses everything after one failed read, so a failure reopens the file: the read is
+    tried twice, then raises openslide.OpenSlideError, and other places can still be read.
     """
 
     def __init__(self, path: Path | str, mpp: tuple[float, float]) -> None:
@@ -79,7 +80,7 @@ class Slide:
     def extent(self, edge_px: int, mpp: float, tolerance: float = COARSER_THAN_ASKED) -> tuple[float, float]:
         """Width and height in level-0 pixels of a field of `edge_px` pixels at `mpp`.
 
-        Where a pixel at `mpp` is within `tolerance` of a whole number of level-0 pixels, that number is taken.
+        Where a pixel at `mpp` is within `tolerance` of a whole number of level-0 pixels, that is taken.
         Raises UserError when the slide is too coarse: nothing is ever enlarged.
         """
         ratios = [mpp / own for own in self.mpp]
@@ -98,10 +99,10 @@ class Slide:
     def read(
         self, x: int, y: int, edge_px: int, extent: tuple[float, float], *, exact: bool = True
     ) -> np.ndarray:
-        """The field whose top-left is x, y and whose size is `extent` (all level-0 pixels): (edge, edge, 3) uint8.
+        """The field at x, y of size `extent` (all level-0 pixels) as (edge, edge, 3) uint8.
 
-        With `exact` off, levels that are only nominally a whole fraction of level 0 are used as well: quicker, but
-        up to half a level pixel off and slightly blurred.
+        With `exact` off, levels that are only nominally a whole fraction of level 0 are used as well:
+        quicker, but up to half a level pixel off and slightly blurred.
         """
         ratio = (extent[0] / edge_px, extent[1] / edge_px)
         level = self._level_for(x, y, ratio, EXACT if exact else NOMINAL)
@@ -131,7 +132,7 @@ class Slide:
     def _average(
         self, level: int, start: tuple[float, float], ratio: tuple[float, float], size: tuple[int, int]
     ) -> np.ndarray:
-        """Area average of `size` (columns, rows) pixels of `ratio` level-0 pixels each, from level-0 `start`."""
+        """Area average: `size` (columns, rows) pixels of `ratio` level-0 pixels, from level-0 `start`."""
         nominal = self.downsamples[level]
         step = round(nominal)
         first = [math.floor(s / step) for s in start]
@@ -172,10 +173,10 @@ class Slide:
         self._handle = self._open()
 
     def thumbnail(self, mpp: float, bounds: tuple[int, int, int, int]) -> Thumbnail:
-        """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`, read in blocks of bounded size.
+        """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`.
 
-        Any level may serve: at this scale its rounding does not matter. Places that cannot be read are
-        left in background colour, with a warning.
+        It is read in blocks, so memory is bounded by the picture. Any level may serve: at
+        this scale its rounding does not matter. Places that cannot be read are left in background colour, with a warning.
         """
         ratio = mpp * 2 / sum(self.mpp)
         level = max(k for k, d in enumerate(self.downsamples) if d <= max(1.0, ratio * 1.05))

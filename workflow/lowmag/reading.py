@@ -1,4 +1,4 @@
-"""How long reading a slide's tissue takes at every magnification: what a deployed student pays before it computes."""
+"""How long reading a slide's tissue takes at every magnification: what a student pays before it computes."""
 
 import csv
 import io
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def write_timings(records: Path, tiles: Path, splits: Path, n_slides: int, out: Path) -> None:
-    """Write reading.tsv: seconds to read all tiles of up to `n_slides` test slides, one row per magnification.
+    """Write reading.tsv: seconds to read all tiles of up to `n_slides` test slides, by magnification.
 
-    Slides without a record (pre-cut pictures) or without tiles are passed over. Times include opening the slide.
+    Slides without a record (pre-cut pictures) or without tiles are passed over. Opening the slide counts.
     """
     rows: list[tuple[object, ...]] = []
     timed = 0
@@ -44,10 +44,10 @@ def _test_slides(splits: Path) -> list[str]:
 
 
 def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
-    """Magnification, number of tiles, mm2 and seconds of reading the slide's tiles, lowest magnification first.
+    """Magnification, number of tiles, mm2 and seconds of reading the slide's tiles, lowest first.
 
-    Each magnification is read by itself from the coarsest level that serves, nominal levels included. Lowest first:
-    what the system's file cache gains from earlier reads favours high magnifications.
+    Each magnification is read by itself from the coarsest level that serves, nominal levels included. Lowest
+    first: what the system's file cache gains from earlier reads favours high magnifications.
     """
     slide = load_record(record)
     with TileFile(tiles) as file:

@@ -1,4 +1,4 @@
-"""The record of one slide: what it is, where its scale comes from, and the verdict on it (`slides/{slide}.json`)."""
+"""`slides/{slide}.json`: what one slide is, where its scale comes from, and the verdict on it."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -49,7 +49,8 @@ class SlideRecord:
     @property
     def mpp(self) -> tuple[float, float]:
         """Micrometres per level-0 pixel along x and y, of a usable slide."""
-        assert self.mpp_x is not None and self.mpp_y is not None, self.slide_id
+        assert self.mpp_x is not None, self.slide_id
+        assert self.mpp_y is not None, self.slide_id
         return self.mpp_x, self.mpp_y
 
     @property
@@ -83,8 +84,8 @@ def require_same_file(record: SlideRecord) -> None:
         size = Path(record.path).stat().st_size
     except OSError as error:
         raise UserError(
-            f"slide {record.slide_id} was there when it was inspected and cannot be found now ({error.strerror}); "
-            "put the file back or correct its path in slides.csv"
+            f"slide {record.slide_id} was there when it was inspected and cannot be read now "
+            f"({error.strerror}); put the file back or correct its path in slides.csv"
         ) from error
     if size != record.source_size:
         raise UserError(

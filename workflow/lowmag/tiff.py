@@ -1,4 +1,4 @@
-"""Where a TIFF file must end: finds files cut short by a broken copy, which OpenSlide calls unknown or even opens."""
+"""Where a TIFF file must end: finds files cut short, which OpenSlide calls unknown or even opens."""
 
 import struct
 from pathlib import Path
@@ -13,7 +13,7 @@ MOST_DIRECTORIES = 10_000
 
 
 def referenced_end(path: Path) -> int | None:
-    """How many bytes a TIFF or BigTIFF must have, by its directories and strips or tiles; None if it is no TIFF.
+    """How many bytes a TIFF or BigTIFF must have, by its directories and segments; None if it is no TIFF.
 
     Where the file ends before its last directory, the number is what is known to be missing so far.
     """
@@ -39,7 +39,7 @@ Tags = dict[int, tuple[int, int, int, bytes]]
 
 
 def _directory(file: BinaryIO, offset: int, order: str, *, large: bool) -> tuple[int, Tags, int]:
-    """The end of one directory, its tags as (type, count, where the value is, the value field), and the next offset."""
+    """The end of one directory, its tags as (type, count, place of the value, its field), the next offset."""
     head, entry, word = ("Q", "HHQ8s", "Q") if large else ("H", "HHI4s", "I")
     n_bytes = _read(file, offset, struct.calcsize(order + head))
     if n_bytes is None:

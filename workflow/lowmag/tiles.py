@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def write_tiles(record: Path, outline: Path, out: Path, options: Tiles) -> None:
-    """Write the tile file of one slide; one that is rejected or has no tissue gets a valid file without tiles.
+    """Write the tile file of one slide; without tissue or rejected, it is a valid file of no tiles.
 
     Raises UserError when more than one field in a hundred cannot be read.
     """
@@ -70,19 +70,21 @@ def _write_fields(
     if n_failed > LARGEST_ERROR_SHARE * len(fields):
         raise UserError(
             f"slide {slide_id}: {n_failed} of {len(fields)} fields cannot be read, at most "
-            f"{LARGEST_ERROR_SHARE:.0%} are tolerated; copy the file again from its source, or take the slide out of slides.csv"
+            f"{LARGEST_ERROR_SHARE:.0%} are tolerated; copy the file again from its source, "
+            "or take the slide out of slides.csv"
         )
     seconds = time.perf_counter() - start
     log.info(
         "slide %s: %d tiles at %d magnifications in %.1f s (%.0f tiles/s), %d unreadable",
-        slide_id, len(fields), len(writer.layout.magnifications), seconds, len(fields) / max(seconds, 1e-9), n_failed,
+        slide_id, len(fields), len(writer.layout.magnifications), seconds,
+        len(fields) / max(seconds, 1e-9), n_failed,
     )  # fmt: skip
 
 
 def choose_fields(
     slide: SlideRecord, tissue: Any, extent: tuple[float, float], options: Tiles
 ) -> list[Field]:
-    """Fields of the slide's grid with enough tissue, row by row; a fixed random choice where there are too many."""
+    """Fields of the slide's grid with enough tissue, row by row; of too many, a choice fixed by the id."""
     ratio = extent[0] / options.tile_px(options.teacher)
     grid = make_grid(slide.scanned, extent, round(ratio) if ratio == round(ratio) else 1)
     if not grid.columns * grid.rows:
@@ -98,7 +100,7 @@ def choose_fields(
 def read_pictures(
     source: Slide, field: Field, extent: tuple[float, float], layout: Layout
 ) -> tuple[dict[float, np.ndarray], int]:
-    """The pictures of a field at every magnification and its flags; grey and READ_ERROR when it cannot be read."""
+    """The pictures of a field at every magnification, and its flags; grey if it cannot be read."""
     highest = layout.magnifications[0]
     edge = layout.tile_px[highest]
     flags = 0
@@ -164,11 +166,11 @@ def _attributes(slide: SlideRecord, options: Tiles) -> dict[str, Any]:
 
 
 def coords_attributes(slide: SlideRecord, extent: tuple[float, float], options: Tiles) -> Mapping[str, Any]:
-    """Attributes of `coords` that TRIDENT reads, and CLAM's where a level of the slide has the teacher's scale.
+    """Attributes of `coords` that TRIDENT reads, and CLAM's where a level has the teacher's scale.
 
-    TRIDENT takes the field to be patch_size * level0_magnification / target_magnification level-0 pixels, so
-    level0_magnification is chosen to give exactly ours. CLAM reads patch_size pixels of patch_level, so without
-    a fitting level patch_level is left out: CLAM then stops instead of reading another field.
+    TRIDENT takes the field to be patch_size * level0_magnification / target_magnification level-0 pixels,
+    so level0_magnification is chosen to give exactly ours. CLAM reads patch_size pixels of patch_level, so
+    without a fitting level that is left out: CLAM then stops instead of reading another field.
     """
     edge = options.tile_px(options.teacher)
     field_px = round(sum(extent) / 2)

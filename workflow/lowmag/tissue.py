@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mask:
-    """Tissue of a thumbnail: (h, w) booleans, the saturation threshold, and the share of stained pixels taken for pen."""
+    """Tissue (h, w) booleans, the saturation threshold, and the share of stained pixels taken for pen."""
 
     tissue: np.ndarray
     threshold: int
@@ -112,7 +112,7 @@ def find_tissue(picture: np.ndarray, pixel_um: float, options: Tissue) -> Mask:
 
 
 def otsu(counts: np.ndarray) -> int:
-    """The grey level that maximises the variance between the two classes of a histogram (Otsu 1979), 0 if it is empty."""
+    """The grey level with the most variance between the two sides of a histogram (Otsu 1979); 0 if empty."""
     below = np.cumsum(counts)
     above = below[-1] - below
     total = np.cumsum(counts * np.arange(len(counts)))
@@ -124,8 +124,9 @@ def otsu(counts: np.ndarray) -> int:
 def pen_mask(picture: np.ndarray) -> np.ndarray:
     """Pixels (h, w) whose colour no mixture of haematoxylin and eosin has.
 
-    Both stains absorb green most (Ruifrok and Johnston 2001: optical densities 0.65, 0.70, 0.29 and 0.07, 0.99, 0.11). Ink
-    that takes more red than green is blue, green or black; ink that takes blue as green, and little red, is red.
+    Both stains absorb green most (Ruifrok and Johnston 2001: optical densities 0.65, 0.70, 0.29 and 0.07,
+    0.99, 0.11). Ink that takes more red than green is blue or green; ink that takes blue about as much as
+    green, and little red, is red.
     """
     density = -np.log10((picture.astype(np.float32) + 1) / 256)
     red, green, blue = np.moveaxis(density, 2, 0)
@@ -149,7 +150,7 @@ def _grown(mask: np.ndarray, radius: int) -> np.ndarray:
 def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shapely.Polygon]:
     """Pieces of a mask as valid polygons with holes, in pixels of the mask, from top to bottom.
 
-    Small holes are filled and small pieces dropped; the outline runs along the pixels' edges, its steps smoothed.
+    Small holes are filled, small pieces dropped; the outline runs along pixel edges, its steps smoothed.
     """
     area = shapely.build_area(
         shapely.multilinestrings(_edges(mask)) if mask.any() else shapely.MultiLineString()
@@ -191,7 +192,7 @@ def polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
 
 
 def geojson(pieces: list[shapely.Polygon], slide_id: str) -> str:
-    """A FeatureCollection that QuPath opens as annotations, coordinates in level-0 pixels, the same for the same input."""
+    """A FeatureCollection that QuPath opens as annotations; coordinates in level-0 pixels."""
     features = [
         {
             "type": "Feature",
