@@ -54,7 +54,7 @@ def write_tile_files(
     """
     _require_labels(rows, classes)
     _require_scale(rows, options, tiles)
-    cut = _common_cut(rows, options, tiles)
+    cut = _cut(_common_size(rows), options, tiles)
     by_slide: dict[str, list[PictureRow]] = {}
     for row in rows:
         by_slide.setdefault(row.slide_id, []).append(row)
@@ -72,6 +72,11 @@ def write_tile_files(
             for index, row in enumerate(pictures):
                 label = classes.index(row.label) if row.label else -1
                 writer.append(TileRow(index, 0, 0, index, 1.0, cut.tile(read_rgb(row.image)), label=label))
+
+
+def picture_field_um(row: PictureRow, options: Pictures, tiles: Tiles) -> float:
+    """Edge of the field of view that is cut from a picture, micrometres; reads no more than its header."""
+    return _cut(_common_size([row]), options, tiles).edge * mpp_of(tiles.teacher)
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -128,8 +133,8 @@ def _fitting_ladder(mpp: float, tiles: Tiles) -> str:
     return f"{{teacher: {teacher:g}, students: [{', '.join(f'{m:g}' for m in students)}]}}"
 
 
-def _common_cut(rows: Sequence[PictureRow], options: Pictures, tiles: Tiles) -> Cut:
-    width, height = _common_size(rows)
+def _cut(size: tuple[int, int], options: Pictures, tiles: Tiles) -> Cut:
+    width, height = size
     factors = {m: factor_between(tiles.teacher, m) for m in tiles.magnifications}
     whole = math.lcm(*factors.values())
     edge = (min(width, height) - 2 * options.border_px) // whole * whole

@@ -31,7 +31,11 @@ class Plan:
         self.config: Config = parse_config(content)
         self.outdir = self.config.outdir.rstrip("/")
         if not self.sheet:
-            raise UserError("the config names no cohort; set slides to a slides.csv (or demo), or images to an images.csv")
+            raise UserError(
+                "the config names no cohort; set slides to a slides.csv (or demo), or images to an images.csv"
+            )
+        if self.from_pictures:
+            self.config = self._with_field_of_pictures()
 
     @property
     def is_demo(self) -> bool:
@@ -82,6 +86,14 @@ class Plan:
             return pictures.read_pictures(Path(self.sheet), self.config.pictures)
         return slides.read_slides(Path(self.sheet), self.config.classes)
 
+    def _with_field_of_pictures(self) -> Config:
+        """The config with `tiles.field_um` of the pictures, which decide on the size of a tile."""
+        from lowmag.crops import picture_field_um  # h5py and Pillow: not for cohorts of slides
+
+        tiles = self.config.tiles
+        field_um = picture_field_um(self._rows[0], self.config.pictures, tiles)
+        return self.config.model_copy(update={"tiles": tiles.model_copy(update={"field_um": field_um})})
+
     @cached_property
     def study(self) -> Study:
         """The grid of runs."""
@@ -99,7 +111,10 @@ class Plan:
         shown = [name for name, method in self.config.methods.items() if method.needs_teacher]
         method = (shown or list(self.config.methods))[-1]
         seed, share = self.study.seeds[0], self.study.shares(method)[-1]
-        return [f"students/{Run(method, m, share, seed).folder}" for m in sorted(self.study.students, reverse=True)]
+        return [
+            f"students/{Run(method, m, share, seed).folder}"
+            for m in sorted(self.study.students, reverse=True)
+        ]
 
     def options(self, section: str, exclude: frozenset[str] = frozenset()) -> str:
         """A config section as the JSON that a command takes."""
