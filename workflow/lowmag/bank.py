@@ -1,0 +1,171 @@
+"""The pictures of many tiles at one magnification, on the device when they fit."""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowmag.device import free_bytes
+from lowmag.errors import UserError
+from lowmag.index import TileIndex
+from lowmag.magnification import name_of
+from lowmag.store import TileFile, decode
+
+# Of the free memory; the other half is for the network, its activations, the validation tiles and the targets.
+RESIDENT_SHARE = 0.5
+# A JPEG of quality 90 is about a sixth of its pixels; a quarter is on the safe side.
+JPEG_SHARE = 0.25
+OPEN_FILES = 256  # a quarter of what a process may usually open
+Place = Literal["device", "memory", "encoded", "files"]
+
+logger = logging.getLogger(__name__)
+
+
+class Bank:
+    """The pictures of the tiles `ids` (ascending) of an index at one magnification.
+
+    `place` is where they are: `device` and `memory` hold them decoded; `encoded` keeps JPEG in memory and
+    decodes every batch; `files` reads every batch, so that a cohort of any size can be trained on. The first
+    that fits is taken unless one is asked for.
+    """
+
+    def __init__(
+        self,
+        index: TileIndex,
+        ids: np.ndarray,
+        magnification: float,
+        device: torch.device,
+        *,
+        threads: int = 1,
+        place: Place | None = None,
+    ) -> None:
+        self.index, self.ids, self.magnification, self.device = index, ids, magnification, device
+        self.px = _tile_px(index, magnification)
+        self._position = np.full(index.n, -1, np.int64)
+        self._position[ids] = np.arange(len(ids))
+        self._workers = ThreadPoolExecutor(max(1, threads))
+        self._open = lru_cache(OPEN_FILES)(lambda slide: TileFile(index.path(slide)))
+        self._pixels = torch.empty(0)
+        self._blobs: list[bytes] = []
+        self.place = place or self._choose_place()
+        if self.place in ("device", "memory"):
+            self._load_pixels()
+        elif self.place == "encoded":
+            self._load_blobs()
+        logger.info("%d tiles of %d px at %s, in %s", len(ids), self.px, name_of(magnification), self.place)
+
+    def batches(self, order: np.ndarray, batch_size: int) -> Iterator[Tensor]:
+        """Pictures of the tiles `order` in batches, uint8 (n, H, W, 3) on the device; the last may be short.
+
+        What must be read, decoded or copied is fetched one batch ahead in the background.
+        """
+        parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        if self.place == "device" or (self.place == "memory" and self.device.type == "cpu"):
+            positions = torch.from_numpy(self._position[order]).to(self.device)
+            yield from (self._pixels[part] for part in positions.split(batch_size) if len(part))
+            return
+        with ThreadPoolExecutor(1) as ahead:
+            waiting: Future[Tensor] | None = None
+            for part in [*parts, None]:
+                following = None if part is None else ahead.submit(self._fetch, part)
+                if waiting is not None:
+                    yield waiting.result().to(self.device, non_blocking=True)
+                waiting = following
+
+    def mean_and_std(self, ids: np.ndarray, n: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation per channel of pixels in 0..1, 4 digits, over `n` of `ids` evenly spaced."""
+        order = ids[np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(int)]
+        total, square = np.zeros(3), np.zeros(3)
+        for batch in self.batches(order, 16):
+            pixels = batch.reshape(-1, 3).double() / 255
+            total += pixels.sum(0).cpu().numpy()
+            square += pixels.square().sum(0).cpu().numpy()
+        mean = total / (len(order) * self.px**2)
+        variance = square / (len(order) * self.px**2) - mean**2
+        std = np.sqrt(np.maximum(variance, 1e-4))  # tiles of one flat colour still have a divisor
+        return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
+
+    def _choose_place(self) -> Place:
+        decoded = len(self.ids) * self.px**2 * 3
+        if self.device.type == "cuda" and decoded <= RESIDENT_SHARE * free_bytes(self.device):
+            return "device"
+        room = RESIDENT_SHARE * free_bytes(torch.device("cpu"))
+        if decoded <= room:
+            return "memory"
+        first = int(self.index.slide[self.ids[0]])
+        if self._open(first).is_jpeg(self.magnification) and JPEG_SHARE * decoded <= room:
+            return "encoded"
+        return "files"
+
+    def _by_slide(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Slides with tiles in the bank, and the ids of those tiles."""
+        slides, starts = np.unique(self.index.slide[self.ids], return_index=True)
+        yield from zip(slides.tolist(), np.split(self.ids, starts[1:]), strict=False)
+
+    def _load_pixels(self) -> None:
+        device = self.device if self.place == "device" else torch.device("cpu")
+        self._pixels = torch.empty((len(self.ids), self.px, self.px, 3), dtype=torch.uint8, device=device)
+        end = 0
+        for slide, ids in self._by_slide():
+            pictures = self._read_slide(slide, ids)
+            self._pixels[end : end + len(ids)] = torch.from_numpy(pictures)
+            end += len(ids)
+
+    def _read_slide(self, slide: int, ids: np.ndarray) -> np.ndarray:
+        # A whole slide in one sequential read, rows chosen afterwards: h5py picks rows a hundred times slower.
+        rows = self.index.row[ids]
+        with TileFile(self.index.path(slide)) as file:
+            if not file.is_jpeg(self.magnification):
+                pictures = file.read_all(self.magnification)
+                return pictures if len(pictures) == len(rows) else pictures[rows]
+            blobs = file.jpegs(self.magnification)
+        return np.stack(list(self._workers.map(self._decode, ids, [blobs[row] for row in rows])))
+
+    def _load_blobs(self) -> None:
+        for slide, ids in self._by_slide():
+            with TileFile(self.index.path(slide)) as file:
+                blobs = file.jpegs(self.magnification)
+            self._blobs += [blobs[row] for row in self.index.row[ids]]
+
+    def _fetch(self, ids: np.ndarray) -> Tensor:
+        if self.place == "memory":
+            batch = self._pixels[torch.from_numpy(self._position[ids])]
+        else:
+            batch = torch.from_numpy(np.stack(list(self._workers.map(self._read, ids))))
+        return batch.pin_memory() if self.device.type == "cuda" else batch
+
+    def _read(self, tile_id: int) -> np.ndarray:
+        if self.place == "encoded":
+            return self._decode(tile_id, self._blobs[self._position[tile_id]])
+        try:
+            file = self._open(int(self.index.slide[tile_id]))
+            return file.read(self.magnification, int(self.index.row[tile_id]))
+        except ValueError as error:
+            raise self._damaged(tile_id, error) from error
+
+    def _decode(self, tile_id: int, blob: bytes) -> np.ndarray:
+        try:
+            return decode(blob)
+        except ValueError as error:
+            raise self._damaged(tile_id, error) from error
+
+    def _damaged(self, tile_id: int, error: Exception) -> UserError:
+        path = self.index.path(int(self.index.slide[tile_id]))
+        return UserError(
+            f"tile {self.index.name(tile_id)} cannot be decoded ({error}); delete {path} and rerun"
+        )
+
+
+def _tile_px(index: TileIndex, magnification: float) -> int:
+    if magnification not in index.tile_px:
+        stored = ", ".join(name_of(m) for m in index.tile_px) or "no slide"
+        raise UserError(
+            f"the tile files hold no {name_of(magnification)} tiles (found {stored}); add the magnification to "
+            "tiles.students and rerun"
+        )
+    return index.tile_px[magnification]

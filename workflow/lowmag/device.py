@@ -1,0 +1,91 @@
+"""The device that training and prediction run on, and how much it holds."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+# Pixels of one batch without gradients: 16 tiles of 512 px. VGG16 then needs about 2 GB, ResNets less.
+INFERENCE_PIXELS = 1 << 22
+
+logger = logging.getLogger(__name__)
+
+
+def pick_device(threads: int) -> torch.device:
+    """The GPU when there is one, else the CPU with `threads` threads, which it says once."""
+    torch.set_num_threads(threads)
+    if not torch.cuda.is_available():
+        logger.info("no GPU found: running on the CPU with %d thread%s", threads, "" if threads == 1 else "s")
+        return torch.device("cpu")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    return torch.device("cuda")
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself: the name of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return f"CPU ({found.group(1).strip()})" if found else "CPU"
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels last on a GPU; a CPU gains nothing by it (ResNet-10 at 512 px, batch 8: 7.6 against 7.7 img/s)."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def autocast(device: torch.device, precision: Literal["auto", "float32", "bfloat16"]) -> torch.autocast:
+    """The context of a forward pass: bfloat16 when asked for, or by itself on a GPU."""
+    reduced = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
+
+
+def inference_batch(px: int) -> int:
+    """Tiles of `px` pixels that go through a network at once without gradients, 1 to 1024."""
+    return max(1, min(1024, INFERENCE_PIXELS // px**2))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on the device; for the CPU what the machine and the job's control group leave."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return min(_machine_bytes(), _group_bytes())
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes this process holds: the most on the GPU so far, or resident on the CPU now."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return _field(Path("/proc/self/status"), "VmRSS") or 0
+
+
+def _machine_bytes() -> int:
+    # Without /proc (macOS) 4 GB: too little makes reading slower, too much ends the job.
+    return _field(Path("/proc/meminfo"), "MemAvailable") or 4 << 30
+
+
+def _field(path: Path, name: str) -> int | None:
+    if not path.exists():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def _group_bytes(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes left under the tightest limit of the control groups (version 2) this process is in."""
+    left = 1 << 62
+    if not membership.exists():
+        return left
+    found = re.search(r"^0::/(.*)$", membership.read_text(), re.MULTILINE)
+    group = root / found.group(1) if found else root
+    for folder in [group, *group.parents]:
+        limit, used = folder / "memory.max", folder / "memory.current"
+        if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+            left = min(left, int(limit.read_text()) - int(used.read_text()))
+        if folder == root:
+            break
+    return max(left, 0)

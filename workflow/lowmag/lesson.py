@@ -1,0 +1,240 @@
+"""All that one run trains with, checked and ready before its first step."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowmag.augment import draw_colour, draw_views
+from lowmag.bank import Bank
+from lowmag.checkpoint import digest_of
+from lowmag.config import Method, StudentTraining, grid_cells
+from lowmag.device import memory_format
+from lowmag.errors import UserError
+from lowmag.fingerprint import code_fingerprint
+from lowmag.index import TileIndex, index_tiles
+from lowmag.magnification import mpp_of
+from lowmag.models import ModelSpec, Network, build
+from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
+from lowmag.splits import read_splits
+from lowmag.target_file import Targets
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every training is told: data, seed, where results and state go, and what it may use."""
+
+    tiles: Path
+    splits: Path
+    classes: Sequence[str]
+    magnification: float
+    seed: int
+    out: Path
+    state: Path
+    budget_minutes: float = float("inf")
+    checkpoint_minutes: float = 5.0
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job and what is trained in it; a teacher is a student of labels alone."""
+
+    job: Job
+    role: Literal["teacher", "student"]
+    options: StudentTraining
+    method: Method
+    targets: Path | None = None
+    unlabelled: int = 0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Network, optimiser, tiles and targets of a run, on its device."""
+
+    task: Task
+    device: torch.device
+    digest: str
+    spec: ModelSpec
+    network: Network
+    optimizer: torch.optim.Optimizer
+    pool: Pool
+    bank: Bank
+    validation: Bank
+    targets: Targets | None
+
+    @property
+    def options(self) -> StudentTraining:
+        """How the network is trained."""
+        return self.task.options
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return steps_per_epoch(self.pool, self.options.batch_size)
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of what a step's loss consists of, `loss` first."""
+        return ["loss", *self.task.method.terms]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The places of an epoch in order: tile ids, views, colours and labels, drawn before it begins.
+
+    `target_ids` and `target_views` are the same where the targets are looked up. `colour` is None when the
+    options change none.
+    """
+
+    order: np.ndarray
+    views: Tensor
+    colour: Tensor | None
+    labels: Tensor
+    target_ids: Tensor
+    target_views: Tensor
+
+
+def prepare_lesson(task: Task, device: torch.device) -> Lesson:
+    """The lesson of a task; raises UserError for everything that would stop it later."""
+    job, options = task.job, task.options
+    rows = read_splits(job.splits)
+    index = index_tiles(job.tiles, [row for row in rows if row.split == "train"], job.classes)
+    held_out = index_tiles(job.tiles, [row for row in rows if row.split == "val"], job.classes)
+    pool = choose_pool(
+        index, job.classes, share=task.unlabelled, seed=job.seed, student=task.role == "student"
+    )
+    validation_ids = _validation_ids(held_out, job.classes)
+    targets = _open_targets(task, device)
+    bank = Bank(index, pool.ids, job.magnification, device, threads=job.threads)
+    validation = Bank(held_out, validation_ids, job.magnification, device, threads=job.threads)
+    spec = _spec(task, bank, pool)
+    # Teacher and student must not begin with the same weights: that would make their maps alike for nothing.
+    torch.manual_seed(2 * job.seed + (task.role == "student"))
+    network = build(options, len(job.classes)).to(device, memory_format=memory_format(device))
+    if targets is not None:
+        cells = grid_cells(options, spec.network_px)
+        targets.check(index, spec, cells, network.head.in_features)
+    make = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
+    optimizer = make(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    digest = _digest(task, index, held_out, targets)
+    return Lesson(task, device, digest, spec, network.train(), optimizer, pool, bank, validation, targets)
+
+
+def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
+    """What an epoch consists of: a function of seed, epoch and the pool, on the device in one go."""
+    job, options = lesson.task.job, lesson.options
+    order = epoch_order(
+        lesson.pool, seed=job.seed, epoch=epoch, batch_size=options.batch_size, balance=options.balance
+    )
+    views = torch.zeros(len(order), dtype=torch.long)
+    if options.augment.dihedral:
+        views = draw_views(job.seed, epoch, order)
+    colour = draw_colour(job.seed, epoch, order, options.augment)
+    changes = bool((colour != 1).any())
+    where = lesson.targets.index_device if lesson.targets else torch.device("cpu")
+    return EpochPlan(
+        order=order,
+        views=views.to(lesson.device),
+        colour=colour.to(lesson.device) if changes else None,
+        labels=torch.from_numpy(lesson.bank.index.labels[order]).to(lesson.device),
+        target_ids=torch.from_numpy(order).to(where),
+        target_views=views.to(where),
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def described_options(options: StudentTraining) -> dict[str, object]:
+    """The options as plain values, initial weights by name and content in place of their path."""
+    content = options.model_dump()
+    if options.weights:
+        path = Path(options.weights)
+        content["weights"] = {"name": path.name, "sha256": file_sha256(path) if path.is_file() else None}
+    return content
+
+
+def _validation_ids(index: TileIndex, classes: Sequence[str]) -> np.ndarray:
+    ids = np.flatnonzero(index.usable & (index.labels >= 0))
+    if not len(ids):
+        raise UserError(
+            "there are no labelled validation tiles; label more patients, or raise splits.val "
+            "(with given splits: set `split` of some labelled patients to val)"
+        )
+    missing = sorted(set(range(len(classes))) - set(index.labels[ids].tolist()))
+    if missing:
+        names = ", ".join(classes[k] for k in missing)
+        logger.warning("no validation tile of class %s: epochs are chosen on the other classes", names)
+    return ids
+
+
+def _open_targets(task: Task, device: torch.device) -> Targets | None:
+    if not task.method.needs_teacher:
+        if task.unlabelled:
+            raise UserError(
+                "the method has only cross_entropy, which unlabelled slides do not enter: use --unlabelled 0"
+            )
+        return None
+    if task.targets is None:
+        raise UserError(
+            f"the method compares with a teacher ({', '.join(task.method.terms)}); give --targets, the HDF5 "
+            "that `lowmag targets` wrote for this magnification"
+        )
+    targets = Targets(task.targets, task.method, device)
+    if targets.n_views == 1 and task.options.augment.dihedral:
+        raise UserError(
+            f"targets {task.targets} hold one view, the student is shown eight; write targets with views: 8 or "
+            "set augment.dihedral: false"
+        )
+    return targets
+
+
+def _spec(task: Task, bank: Bank, pool: Pool) -> ModelSpec:
+    # From labelled tiles alone, so that every student of a magnification is given the same pictures.
+    mean, std = bank.mean_and_std(pool.labelled)
+    options, magnification = task.options, task.job.magnification
+    return ModelSpec(
+        role=task.role,
+        model=options.model,
+        stride=options.stride,
+        classes=tuple(task.job.classes),
+        magnification=magnification,
+        tile_px=bank.px,
+        field_um=bank.px * mpp_of(magnification),
+        input=options.input,
+        teacher_px=bank.index.tile_px[max(bank.index.tile_px)],
+        mean=mean,
+        std=std,
+        weights=Path(options.weights).name if options.weights else None,
+    )
+
+
+def _digest(task: Task, index: TileIndex, held_out: TileIndex, targets: Targets | None) -> str:
+    job = task.job
+    return digest_of(
+        {
+            "role": task.role,
+            "options": described_options(task.options),
+            "method": task.method.model_dump(),
+            "unlabelled": task.unlabelled,
+            "seed": job.seed,
+            "magnification": job.magnification,
+            "classes": list(job.classes),
+            "splits": file_sha256(job.splits),
+            "tiles": [index.identity, held_out.identity],
+            "teacher": targets.teacher_sha256 if targets else None,
+            "code": code_fingerprint("train"),
+        }
+    )

@@ -1,0 +1,78 @@
+"""What a person watches during training: one line per interval with loss, speed, waiting and memory."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lowmag.device import memory_in_use
+
+LOG_EVERY_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Meter:
+    """Time of the steps of one epoch in this session, and the lines about it."""
+
+    def __init__(self, batch_size: int, n_steps: int, device: torch.device) -> None:
+        self._batch_size, self._n_steps, self._device = batch_size, n_steps, device
+        self._began = self._logged = time.monotonic()
+        self._waited_s = 0.0
+        self._taken = 0
+
+    def watching(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The batches; the time they let one wait is counted, and a bar is shown on a terminal."""
+        bar = tqdm(total=self._n_steps, unit="step", leave=False, disable=not sys.stderr.isatty())
+        source = iter(batches)
+        with bar:
+            while True:
+                asked = time.monotonic()
+                batch = next(source, None)
+                self._waited_s += time.monotonic() - asked
+                if batch is None:
+                    return
+                yield batch
+                self._taken += 1
+                bar.update()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the meter was made."""
+        return time.monotonic() - self._began
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Mean time of a step."""
+        return self.seconds / max(1, self._taken)
+
+    @property
+    def images_per_s(self) -> float:
+        """Training tiles per second."""
+        return self._taken * self._batch_size / max(self.seconds, 1e-9)
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of the time spent waiting for tiles, 0 to 1."""
+        return self._waited_s / max(self.seconds, 1e-9)
+
+    def due(self) -> bool:
+        """Whether it is time for a line."""
+        return time.monotonic() - self._logged >= LOG_EVERY_S
+
+    def log(self, place: str, figures: Mapping[str, float]) -> None:
+        """Write one line: the place in the run, the figures, and how fast it goes."""
+        self._logged = time.monotonic()
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        logger.info(
+            "%s  %s  %.0f img/s  waiting %.0f %%  %.1f GB",
+            place,
+            shown,
+            self.images_per_s,
+            100 * self.waiting_share,
+            memory_in_use(self._device) / 1e9,
+        )

@@ -1,0 +1,141 @@
+"""What a model says of the labelled validation and test tiles, and what it costs to run."""
+
+import logging
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pyarrow import parquet
+
+from lowmag.bank import Bank
+from lowmag.device import device_name, inference_batch, pick_device
+from lowmag.errors import UserError
+from lowmag.index import TileIndex, index_tiles
+from lowmag.models import ModelSpec, Network, count_gmac, count_parameters, load_model, prepare
+from lowmag.publish import publishing, write_json
+from lowmag.splits import read_splits
+
+TIMED_BATCH = 32
+TIMED_SECONDS = 1.5
+TIMED_AT_LEAST = 3
+
+logger = logging.getLogger(__name__)
+
+
+def write_predictions(model: Path, tiles: Path, splits: Path, out: Path, threads: int) -> None:
+    """Write tiles.parquet, slides.parquet and cost.json into `out`, each atomically.
+
+    Labelled tiles of the val and test slides in the order of splits.csv, bad tiles left out. A slide's
+    probabilities are the mean of its tiles'; slides whose tiles have several labels (pictures) have tile rows
+    only. Raises UserError when there is no such tile.
+    """
+    network, spec = load_model(model)
+    device = pick_device(threads)
+    network.to(device)
+    rows = [row for row in read_splits(splits) if row.split in ("val", "test")]
+    index = index_tiles(tiles, rows, spec.classes)
+    ids = np.flatnonzero(index.usable & (index.labels >= 0))
+    if not len(ids):
+        raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
+    bank = Bank(index, ids, spec.magnification, device, threads=threads)
+    probabilities = predict_tiles(network, spec, bank)
+    _write_table(out / "tiles.parquet", _tile_columns(index, ids, spec, probabilities))
+    _write_table(out / "slides.parquet", _slide_columns(index, ids, spec, probabilities))
+    write_json(out / "cost.json", cost(network, spec, device, threads))
+
+
+@torch.inference_mode()
+def predict_tiles(network: Network, spec: ModelSpec, bank: Bank) -> np.ndarray:
+    """Class probabilities of the tiles of a bank, (N, K) float32."""
+    batch_size = inference_batch(spec.network_px)
+    parts = [
+        network(prepare(pictures, spec))[1].float().softmax(1)
+        for pictures in bank.batches(bank.ids, batch_size)
+    ]
+    return torch.cat(parts).cpu().numpy()
+
+
+@torch.inference_mode()
+def cost(network: Network, spec: ModelSpec, device: torch.device, threads: int) -> dict[str, Any]:
+    """Size, arithmetic and measured speed of a model: tiles per second is the median of repeated batches.
+
+    Timed from uint8 tiles on the device to logits, after one batch that is not counted.
+    """
+    tiles = torch.randint(
+        0, 256, (TIMED_BATCH, spec.tile_px, spec.tile_px, 3), dtype=torch.uint8, device=device
+    )
+    seconds = []
+    began = time.perf_counter()
+    while len(seconds) < TIMED_AT_LEAST + 1 or time.perf_counter() - began < TIMED_SECONDS:
+        start = time.perf_counter()
+        network(prepare(tiles, spec))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    gmac = count_gmac(network, spec.network_px)
+    return {
+        "parameters": count_parameters(network),
+        "gmac_per_tile": gmac,
+        "gmac_per_mm2": gmac / (spec.field_um / 1000) ** 2,
+        "tile_px": spec.tile_px,
+        "magnification": spec.magnification,
+        "model": spec.model,
+        "stride": spec.stride,
+        "input": spec.input,
+        "tiles_per_s": TIMED_BATCH / statistics.median(seconds[1:]),
+        "device": device_name(device),
+        "threads": threads,
+        "batch_size": TIMED_BATCH,
+        "n_timed": len(seconds) - 1,
+    }
+
+
+def _tile_columns(
+    index: TileIndex, ids: np.ndarray, spec: ModelSpec, probabilities: np.ndarray
+) -> dict[str, Any]:
+    slides = [index.slides[i] for i in index.slide[ids]]
+    return {
+        "slide_id": [slide.slide_id for slide in slides],
+        "patient_id": [slide.patient_id for slide in slides],
+        "split": [slide.split for slide in slides],
+        "tile": index.row[ids],
+        "x": index.coords[ids, 0],
+        "y": index.coords[ids, 1],
+        "label": [spec.classes[k] for k in index.labels[ids]],
+        **_probability_columns(spec, probabilities),
+    }
+
+
+def _slide_columns(
+    index: TileIndex, ids: np.ndarray, spec: ModelSpec, probabilities: np.ndarray
+) -> dict[str, Any]:
+    """Columns of the slides whose tiles share one label."""
+    slides, starts = np.unique(index.slide[ids], return_index=True)
+    labels = np.split(index.labels[ids], starts[1:])
+    means = np.stack([part.mean(0, dtype=np.float64) for part in np.split(probabilities, starts[1:])])
+    single = np.array([len(np.unique(part)) == 1 for part in labels])
+    if not single.all():
+        logger.info("%d slides with tiles of several labels have no slide row", int((~single).sum()))
+    rows = [index.slides[i] for i in slides[single]]
+    kept = [part for part, one in zip(labels, single, strict=True) if one]
+    return {
+        "slide_id": [slide.slide_id for slide in rows],
+        "patient_id": [slide.patient_id for slide in rows],
+        "split": [slide.split for slide in rows],
+        "label": [spec.classes[part[0]] for part in kept],
+        "n_tiles": np.array([len(part) for part in kept], np.int64),
+        **_probability_columns(spec, means[single]),
+    }
+
+
+def _probability_columns(spec: ModelSpec, probabilities: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"p_{name}": probabilities[:, k] for k, name in enumerate(spec.classes)}
+
+
+def _write_table(path: Path, columns: dict[str, Any]) -> None:
+    with publishing(path) as temporary:
+        parquet.write_table(pa.table(columns), temporary)

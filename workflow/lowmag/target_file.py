@@ -1,0 +1,160 @@
+"""`targets/seed{s}/{mag}x.h5`: what a teacher says of the training tiles, on one student's grid.
+
+Layout (schema `lowmag-targets`, version 1); N tiles in the order of the tile index of all train slides, V views in
+the numbering of `augment`, K classes, C channels, h x h cells:
+
+- root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256` and
+  `complete`, which is written last;
+- `slide_id`, `count`: the slides in order and the tiles of each;
+- `logits (N, V, K) float32`; `features/{maxpool|bicubic|area} (N, V, C, h, h) float16`;
+  `attention/{inside|outside} (N, V, K, h, h) float16`.
+
+Arrays are contiguous, so that a tile's view is one read at a known place of the file.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowmag.config import Method
+from lowmag.device import free_bytes
+from lowmag.errors import UserError
+from lowmag.index import TileIndex
+from lowmag.methods import TargetsBatch
+from lowmag.models import ModelSpec
+
+SCHEMA = "lowmag-targets"
+SCHEMA_VERSION = 1
+RESIDENT_SHARE = 0.4  # of the free memory of a GPU; tiles and network have the rest
+CURE = "delete it and rerun `lowmag targets`"
+
+
+class Targets:
+    """The targets of one student: those parts that its method compares with, on the device when they fit.
+
+    On the CPU, and on a GPU that they do not fit, the file is mapped: the system keeps in memory what is used.
+    """
+
+    def __init__(self, path: Path, method: Method, device: torch.device) -> None:
+        self.path, self._device = path, device
+        try:
+            file = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            raise UserError(f"targets {path} cannot be opened as HDF5 ({error}); {CURE}") from error
+        with file:
+            self.attributes = _checked_attributes(file, path)
+            self._slides = [
+                (name.decode(), int(n))
+                for name, n in zip(file["slide_id"][()], file["count"][()], strict=True)
+            ]
+            arrays = {name: _mapped(path, _stored(file, name, path)) for name in _needed(method)}
+        room = RESIDENT_SHARE * free_bytes(device)
+        self._resident = device.type == "cuda" and sum(a.nbytes for a in arrays.values()) <= room
+        self._arrays: dict[str, Any] = arrays
+        if self._resident:
+            self._arrays = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
+
+    @property
+    def n_views(self) -> int:
+        """Views of every tile: 8, or 1 for the tile as it is."""
+        return int(self.attributes["views"])
+
+    @property
+    def teacher_sha256(self) -> str:
+        """The model file of the teacher that said it."""
+        return str(self.attributes["teacher_sha256"])
+
+    def check(self, index: TileIndex, spec: ModelSpec, cells: int, channels: int) -> None:
+        """Raise UserError when the targets are not those of these tiles, classes, magnification or maps."""
+        slides = [(s.slide_id, int(n)) for s, n in zip(index.slides, index.counts, strict=True)]
+        expected = {
+            "classes": list(spec.classes),
+            "magnification": spec.magnification,
+            "grid": cells,
+            "channels": channels,
+            "slides and tiles": slides,
+        }
+        found = {
+            "classes": [str(name) for name in self.attributes["classes"]],
+            "magnification": float(self.attributes["magnification"]),
+            "grid": int(self.attributes["grid"]),
+            "channels": next((a.shape[2] for n, a in self._arrays.items() if n[:8] == "features"), channels),
+            "slides and tiles": self._slides,
+        }
+        for name, value in expected.items():
+            if found[name] != value:
+                raise UserError(f"targets {self.path} {_difference(name, found[name], value)}; {CURE}")
+
+    def batch(self, ids: Tensor, views: Tensor, labels: Tensor) -> TargetsBatch:
+        """What the teacher says of the tiles `ids` (N,) in `views` (N,), with their labels, on the device.
+
+        Indices are on the device when the targets are (`resident`), else on the CPU.
+        """
+        parts = {name: self._pick(array, ids, views) for name, array in self._arrays.items()}
+        forms = {
+            kind: {name.split("/")[1]: part for name, part in parts.items() if name.startswith(f"{kind}/")}
+            for kind in ("features", "attention")
+        }
+        return TargetsBatch(labels, parts["logits"], forms["features"], forms["attention"])
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where `ids` and `views` of a batch have to be."""
+        return self._device if self._resident else torch.device("cpu")
+
+    def _pick(self, array: Any, ids: Tensor, views: Tensor) -> Tensor:
+        if self._resident:
+            return array[ids, views].float()
+        picked = torch.from_numpy(array[ids.numpy(), views.numpy()])
+        if self._device.type == "cuda":
+            picked = picked.pin_memory().to(self._device, non_blocking=True)
+        return picked.float()
+
+
+def _needed(method: Method) -> list[str]:
+    names = ["logits"]
+    if method.features:
+        names += [f"features/{form}" for form in method.features.resize.split("+")]
+    if method.attention:
+        names.append(f"attention/{method.attention.relu}")
+    return names
+
+
+def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    found = dict(file.attrs)
+    if found.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {found.get('schema')!r}, expected {SCHEMA!r}: not a targets file")
+    if int(found["schema_version"]) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {found['schema_version']}, lowmag reads up to {SCHEMA_VERSION}"
+        )
+    if not found.get("complete"):
+        raise UserError(f"targets {path} are not complete (their writer was stopped); {CURE}")
+    return found
+
+
+def _stored(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
+    found = file.get(name)
+    if not isinstance(found, h5py.Dataset):
+        raise UserError(f"targets {path} hold no {name}, which the method compares with; {CURE}")
+    return found
+
+
+def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
+    offset = dataset.id.get_offset()
+    if offset is None:  # nothing was written: there are no tiles
+        return np.zeros(dataset.shape, dataset.dtype)
+    return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
+
+
+def _difference(name: str, found: Any, expected: Any) -> str:
+    if name != "slides and tiles":
+        return f"have {name} {found}, expected {expected}"
+    changed = sorted({slide for slide, _ in set(found) ^ set(expected)})
+    if not changed:
+        return "hold the train slides in another order"
+    return f"are of other slides or tiles than the tile files ({', '.join(changed[:5])} differ)"

@@ -1,0 +1,135 @@
+"""What a teacher says of every training tile in every view, stored once for all students of its seed."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from lowmag.augment import dihedral
+from lowmag.bank import Bank
+from lowmag.config import TargetOptions
+from lowmag.device import inference_batch, pick_device
+from lowmag.errors import UserError
+from lowmag.index import TileIndex, index_tiles
+from lowmag.methods import TargetsBatch, teacher_targets
+from lowmag.models import ModelSpec, Network, load_model, prepare, weights_sha256
+from lowmag.publish import publishing
+from lowmag.splits import read_splits
+from lowmag.target_file import SCHEMA, SCHEMA_VERSION
+
+LOG_EVERY_S = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def write_targets(
+    teacher: Path, tiles: Path, splits: Path, out: Path, options: TargetOptions, threads: int
+) -> None:
+    """Write `out/{magnification}.h5` of every student's grid; the teacher sees each tile once per view.
+
+    Tiles are those of all train slides, labelled and unlabelled. The format is that of `target_file`.
+    """
+    network, spec = load_model(teacher)
+    if spec.role != "teacher":
+        raise UserError(f"{teacher} is a {spec.role}; give the model.safetensors of a teacher")
+    device = pick_device(threads)
+    network.to(device)
+    index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], spec.classes)
+    if index.n == 0:
+        raise UserError(f"the train slides of {splits} have no tiles; see results/check.tsv and the overlays")
+    # Every tile is used once, so there is nothing to gain from holding them.
+    bank = Bank(index, np.arange(index.n), spec.magnification, device, threads=threads, place="files")
+    digest = weights_sha256(teacher)
+    with ExitStack() as stack:
+        files = {name: _create(stack, out / f"{name}.h5", index) for name in options.grids}
+        for start, said in _said(network, spec, bank, options):
+            for name, batches in said.items():
+                _write(files[name], start, batches, index.n)
+        for name, file in files.items():
+            _finish(file, name, spec, options, digest)
+
+
+def _said(
+    network: Network, spec: ModelSpec, bank: Bank, options: TargetOptions
+) -> Iterator[tuple[int, dict[str, list[TargetsBatch]]]]:
+    """First tile of a batch, and by student what the teacher says of the batch, one entry per view."""
+    batch_size = inference_batch(spec.network_px)
+    began = logged = time.monotonic()
+    start = 0
+    for pictures in bank.batches(bank.ids, batch_size):
+        with torch.inference_mode():
+            upright = prepare(pictures, spec)
+            outputs = [network(dihedral(upright, view)) for view in range(options.views)]
+            yield (
+                start,
+                {
+                    name: [
+                        teacher_targets(
+                            each, network.head.weight, cells, resizes=options.resizes, relus=options.attention
+                        )
+                        for each in outputs
+                    ]
+                    for name, cells in options.grids.items()
+                },
+            )
+        start += len(pictures)
+        if time.monotonic() - logged > LOG_EVERY_S or start == len(bank.ids):
+            logged = time.monotonic()
+            rate = start / (logged - began)
+            left = (len(bank.ids) - start) / rate
+            logger.info(
+                "targets: %d of %d tiles, %.1f tiles/s, %.0f s left", start, len(bank.ids), rate, left
+            )
+
+
+def _create(stack: ExitStack, path: Path, index: TileIndex) -> h5py.File:
+    file = stack.enter_context(h5py.File(stack.enter_context(publishing(path)), "w", locking=False))
+    file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
+    file.create_dataset("slide_id", data=[slide.slide_id.encode() for slide in index.slides])
+    file.create_dataset("count", data=index.counts)
+    return file
+
+
+def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> None:
+    first = views[0]
+    assert first.logits is not None
+    _store(file, "logits", start, [view.logits for view in views if view.logits is not None], n)
+    for form in first.features:
+        _store(file, f"features/{form}", start, [view.features[form] for view in views], n)
+    for relu in first.attention:
+        _store(file, f"attention/{relu}", start, [view.attention[relu] for view in views], n)
+
+
+def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) -> None:
+    dtype = np.float32 if name == "logits" else np.float16
+    values = torch.stack(views, 1).cpu().numpy().astype(dtype)  # (B, V, ...)
+    if not np.isfinite(values).all():
+        raise UserError(
+            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values) - 1}; its "
+            "training diverged: lower teacher.lr and train it again"
+        )
+    stored = file.get(name)
+    if stored is None:
+        stored = file.create_dataset(name, (n, *values.shape[1:]), dtype)  # contiguous: no chunks
+    assert isinstance(stored, h5py.Dataset)
+    stored[start : start + len(values)] = values
+
+
+def _finish(file: h5py.File, name: str, spec: ModelSpec, options: TargetOptions, teacher_sha256: str) -> None:
+    file.attrs.update(
+        {
+            "magnification": float(name.removesuffix("x")),
+            "grid": options.grids[name],
+            "classes": list(spec.classes),
+            "views": options.views,
+            "teacher_sha256": teacher_sha256,
+        }
+    )
+    file.flush()
+    file.attrs["complete"] = True

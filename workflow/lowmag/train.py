@@ -1,0 +1,243 @@
+"""Training of a teacher or a student: one loop.
+
+A teacher is trained on labels alone; a student on whatever its method compares. Everything random is a
+function of the seed, the epoch and the tile, so a run that was stopped goes on as if it had not been: on the
+CPU with one thread its weights are the same bit for bit.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from lowmag.augment import apply_colour, apply_views
+from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
+from lowmag.config import CrossEntropy, Method, StudentTraining, Training
+from lowmag.device import autocast, memory_format, pick_device
+from lowmag.errors import UserError
+from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
+from lowmag.meter import Meter
+from lowmag.methods import TargetsBatch, combine
+from lowmag.models import as_unit, normalise, save_model
+from lowmag.run_record import TIME_COLUMNS, write_metrics, write_run
+from lowmag.validation import score, validate
+
+__all__ = ["Job", "train_student", "train_teacher"]
+
+NO_STEP = -1
+
+logger = logging.getLogger(__name__)
+
+
+def train_teacher(job: Job, options: Training) -> int:
+    """Exit status: 0 when `job.out` holds model.safetensors, metrics.csv and run.json; 75 to be run again.
+
+    Raises UserError when the data do not allow training, or the loss is no longer a number.
+    """
+    options = StudentTraining.model_validate(options.model_dump())
+    return _train(Task(job, "teacher", options, Method(cross_entropy=CrossEntropy())))
+
+
+def train_student(
+    job: Job, options: StudentTraining, method: Method, targets: Path | None, unlabelled: int
+) -> int:
+    """Exit status, as `train_teacher`; `unlabelled` is the per cent of the unlabelled train slides used."""
+    return _train(Task(job, "student", options, method, targets, unlabelled))
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all of it that is not in network and optimiser."""
+
+    totals: Tensor  # of each part of the loss over the steps of this epoch
+    bad_step: Tensor  # the first step of this epoch whose loss was not finite, or NO_STEP
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    sessions: int = 1
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_score: tuple[float, ...] = (-math.inf, -math.inf)
+    best_epoch: int = 0
+
+
+def _train(task: Task) -> int:
+    job = task.job
+    with Stop(job.budget_minutes) as stop, locked(job.state):
+        lesson = prepare_lesson(task, pick_device(job.threads))
+        checkpoint = Checkpoint(job.state, lesson.digest, job.checkpoint_minutes)
+        progress = _begin(lesson, checkpoint.load())
+        while progress.epoch < lesson.options.epochs:
+            if not _run_epoch(lesson, progress, checkpoint, stop):
+                checkpoint.save(_state(lesson, progress))
+                logger.info("%s: saved at epoch %d, step %d", stop.reason, progress.epoch + 1, progress.step)
+                return EXIT_UNFINISHED
+        _write_outputs(lesson, progress)
+        checkpoint.remove()
+    return 0
+
+
+def _run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: Stop) -> bool:
+    """Train to the end of the epoch and validate; False as soon as the run has to stop."""
+    options, n_steps = lesson.options, lesson.steps
+    plan = plan_epoch(lesson, progress.epoch)
+    meter = Meter(options.batch_size, n_steps - progress.step, lesson.device)
+    seconds_before = progress.seconds
+    batches = lesson.bank.batches(plan.order[progress.step * options.batch_size :], options.batch_size)
+    for tiles in meter.watching(batches):
+        lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
+        losses = _step(lesson, plan, progress.step, tiles, lr)
+        progress.totals += losses
+        bad = (progress.bad_step < 0) & ~losses[0].isfinite()
+        progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
+        progress.step += 1
+        progress.seconds = seconds_before + meter.seconds
+        stopping = stop.asked(meter.seconds_per_step)
+        # Only here the host waits for the device: to show the losses, or before what was computed is kept.
+        if meter.due() or checkpoint.due() or stopping:
+            _refuse_divergence(lesson, plan, progress)
+        if stopping:
+            return False
+        if meter.due():
+            meter.log(f"epoch {progress.epoch + 1} step {progress.step}/{n_steps}", _means(lesson, progress))
+        if checkpoint.due():
+            checkpoint.save(_state(lesson, progress))
+    _refuse_divergence(lesson, plan, progress)
+    figures = validate(lesson.network, lesson.spec, lesson.validation, options.precision, stop.asked)
+    if figures is None:
+        return False
+    progress.seconds = seconds_before + meter.seconds
+    _end_epoch(lesson, progress, figures, meter)
+    return True
+
+
+def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) -> Tensor:
+    """One step of the optimiser; the parts of the loss, on the device."""
+    places = slice(step * len(tiles), (step + 1) * len(tiles))  # all batches are of one size
+    pictures = _view(lesson, plan, places, tiles)
+    with autocast(lesson.device, lesson.options.precision):
+        features, logits = lesson.network(pictures)
+    parts = combine(
+        lesson.task.method,
+        features.float(),
+        logits.float(),
+        lesson.network.head.weight,
+        _expected(lesson, plan, places),
+    )
+    lesson.optimizer.zero_grad(set_to_none=True)
+    parts["loss"].backward()
+    clip_grad_norm_(lesson.network.parameters(), lesson.options.clip)
+    for group in lesson.optimizer.param_groups:
+        group["lr"] = lr
+    lesson.optimizer.step()
+    return torch.stack([parts[name].detach() for name in lesson.parts])
+
+
+def _view(lesson: Lesson, plan: EpochPlan, places: slice, tiles: Tensor) -> Tensor:
+    """What the network is shown of tiles (n, H, W, 3): turned, recoloured, standardised, (n, 3, H, W)."""
+    tiles = tiles.permute(0, 3, 1, 2)
+    if lesson.options.augment.dihedral:
+        tiles = apply_views(tiles, plan.views[places])
+    pictures = as_unit(tiles)
+    if plan.colour is not None:
+        pictures = apply_colour(pictures, plan.colour[places])
+    return normalise(pictures, lesson.spec).contiguous(memory_format=memory_format(lesson.device))
+
+
+def _expected(lesson: Lesson, plan: EpochPlan, places: slice) -> TargetsBatch:
+    if lesson.targets is None:
+        return TargetsBatch(plan.labels[places])
+    return lesson.targets.batch(plan.target_ids[places], plan.target_views[places], plan.labels[places])
+
+
+def learning_rate(options: Training, step: int, n_steps: int) -> float:
+    """The rate of a step (from 0): a linear rise over `warmup` of the steps, then constant or half a cosine."""
+    n_warmup = round(options.warmup * n_steps)
+    if step < n_warmup:
+        return options.lr * (step + 1) / n_warmup
+    if options.schedule == "constant":
+        return options.lr
+    return options.lr * 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup)))
+
+
+def _end_epoch(lesson: Lesson, progress: Progress, figures: dict[str, float], meter: Meter) -> None:
+    epoch = progress.epoch + 1
+    reached = score(figures, lesson.options.select)
+    if reached >= progress.best_score:  # of equal epochs the later one
+        progress.best_score, progress.best_epoch = reached, epoch
+        progress.best = {k: v.detach().clone() for k, v in lesson.network.state_dict().items()}
+    row = {"epoch": epoch, "step": epoch * lesson.steps}
+    row["lr"] = learning_rate(lesson.options, row["step"] - 1, lesson.options.epochs * lesson.steps)
+    row |= _means(lesson, progress) | figures
+    meter.log(
+        f"epoch {epoch}/{lesson.options.epochs}", {k: v for k, v in row.items() if k not in ("epoch", "step")}
+    )
+    times = (progress.seconds, meter.images_per_s, meter.waiting_share)
+    progress.history.append(row | dict(zip(TIME_COLUMNS, times, strict=True)))
+    progress.epoch, progress.step = epoch, 0
+    progress.totals = torch.zeros_like(progress.totals)
+
+
+def _means(lesson: Lesson, progress: Progress) -> dict[str, float]:
+    """Mean of every part of the loss over the steps of the epoch so far."""
+    return dict(zip(lesson.parts, (progress.totals / progress.step).tolist(), strict=True))
+
+
+def _refuse_divergence(lesson: Lesson, plan: EpochPlan, progress: Progress) -> None:
+    step = int(progress.bad_step)
+    if step == NO_STEP:
+        return
+    size = lesson.options.batch_size
+    names = [lesson.bank.index.name(i) for i in plan.order[step * size : (step + 1) * size]]
+    raise UserError(
+        f"the loss is not a finite number in epoch {progress.epoch + 1}, step {step + 1} (tiles "
+        f"{', '.join(names)}); lower lr or clip, or use precision: float32, then run again"
+    )
+
+
+def _begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
+    """A new run's progress, or the one of a saved state after putting it into network and optimiser."""
+    totals = torch.zeros(len(lesson.parts), device=lesson.device)
+    progress = Progress(totals, torch.tensor(NO_STEP, device=lesson.device))
+    if state is None:
+        return progress
+    lesson.network.load_state_dict(state["network"])
+    lesson.optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    for name, value in state["progress"].items():
+        setattr(progress, name, value)
+    progress.totals = progress.totals.to(lesson.device)
+    progress.best = {k: v.to(lesson.device) for k, v in progress.best.items()}
+    progress.sessions += 1
+    logger.info("resuming in epoch %d after step %d", progress.epoch + 1, progress.step)
+    return progress
+
+
+def _state(lesson: Lesson, progress: Progress) -> dict[str, Any]:
+    kept = {name: value for name, value in vars(progress).items() if name != "bad_step"}
+    return {
+        "network": lesson.network.state_dict(),
+        "optimizer": lesson.optimizer.state_dict(),
+        "random": torch.get_rng_state(),
+        "progress": kept,
+    }
+
+
+def _write_outputs(lesson: Lesson, progress: Progress) -> None:
+    out = lesson.task.job.out
+    lesson.network.load_state_dict(progress.best)
+    save_model(out / "model.safetensors", lesson.network, lesson.spec)
+    write_metrics(out / "metrics.csv", progress.history)
+    write_run(
+        out / "run.json",
+        lesson,
+        epoch=progress.best_epoch,
+        seconds=progress.seconds,
+        sessions=progress.sessions,
+    )
+    logger.info("kept epoch %d, %.0f s in all", progress.best_epoch, progress.seconds)

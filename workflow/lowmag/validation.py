@@ -1,0 +1,71 @@
+"""How a network does on validation tiles: what chooses the epoch that is kept."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lowmag.bank import Bank
+from lowmag.device import autocast, inference_batch
+from lowmag.models import ModelSpec, Network, prepare
+
+FIGURES = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_kappa")
+
+
+def validate(
+    network: Network, spec: ModelSpec, bank: Bank, precision, asked: Callable[[], bool]
+) -> dict[str, float] | None:
+    """Loss, accuracy, balanced accuracy and quadratic kappa over the tiles of a bank, all of them labelled.
+
+    None when `asked` says in between that the run must stop. Kappa is NaN where it is not defined (all in one
+    class). The network comes back in training mode.
+    """
+    labels = torch.from_numpy(bank.index.labels[bank.ids]).to(bank.device)
+    n_classes = len(spec.classes)
+    confusion = torch.zeros(n_classes * n_classes, device=bank.device)
+    loss = torch.zeros((), device=bank.device)
+    batch_size = inference_batch(spec.network_px)
+    network.eval()
+    try:
+        with torch.inference_mode():
+            parts = zip(bank.batches(bank.ids, batch_size), labels.split(batch_size), strict=True)
+            for tiles, expected in parts:
+                if asked():
+                    return None
+                with autocast(bank.device, precision):
+                    logits = network(prepare(tiles, spec))[1]
+                loss += functional.cross_entropy(logits.float(), expected, reduction="sum")
+                cells = expected * n_classes + logits.argmax(1)
+                confusion.index_add_(0, cells, torch.ones_like(cells, dtype=confusion.dtype))
+    finally:
+        network.train()
+    return figures_of(confusion.view(n_classes, n_classes), float(loss) / len(bank.ids))
+
+
+def figures_of(confusion: Tensor, loss: float) -> dict[str, float]:
+    """The figures of a confusion matrix (K, K), rows the labels; balanced over the classes that occur."""
+    counts = confusion.double().cpu().numpy()
+    of_class, predicted, n = counts.sum(1), counts.sum(0), counts.sum()
+    present = of_class > 0
+    grades = np.arange(len(counts))
+    disagreement = (grades[:, None] - grades) ** 2
+    by_chance = (disagreement * np.outer(of_class, predicted)).sum() / n
+    kappa = 1 - (disagreement * counts).sum() / by_chance if by_chance > 0 else math.nan
+    balanced = (counts.diagonal()[present] / of_class[present]).mean()
+    values = (loss, counts.trace() / n, balanced, kappa)
+    return {name: float(value) for name, value in zip(FIGURES, values, strict=True)}
+
+
+def score(figures: dict[str, float], select: str) -> tuple[float, float]:
+    """What an epoch is chosen by, larger is better: the figure, and at a tie the validation loss.
+
+    Few validation tiles tie often, and the loss still tells the epochs apart. `last` ties always.
+    """
+    if select == "last":
+        return 0.0, 0.0
+    loss = -figures["val_loss"]
+    figure = loss if select == "loss" else figures[f"val_{select}"]
+    return (-math.inf if math.isnan(figure) else figure), loss
