@@ -106,7 +106,7 @@ def _check_content(frame: pd.DataFrame, path: Path, level: Level, study: Study) 
             f"{path} lacks the columns {', '.join(missing)} (found {', '.join(frame.columns)}); "
             "it was made for other classes or by another version: delete it and rerun"
         )
-    unknown = sorted(set(frame["label"]) - set(study.classes))
+    unknown = sorted(map(str, set(frame["label"]) - set(study.classes)))
     if unknown:
         raise UserError(
             f"{path} holds the labels {', '.join(unknown)}, but the study has {', '.join(study.classes)}; "
@@ -133,8 +133,8 @@ def _check_same_items(frames: dict[Group, list[pd.DataFrame]], level: Level, stu
             if not frame[keys].equals(first):
                 raise UserError(
                     f"predictions/{group.folder(seed)}/{FILES[level]} holds {len(frame)} {level}s, which are "
-                    f"not the {len(first)} of predictions/{first_group.folder(study.seeds[0])}; runs can only be "
-                    "compared on the same items: delete the older of the two folders and rerun"
+                    f"not the {len(first)} of predictions/{first_group.folder(study.seeds[0])}; runs compare "
+                    "only on the same items: delete the older of the two folders and rerun"
                 )
 
 

@@ -1,0 +1,335 @@
+import json
+import math
+import shutil
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from lowmag import evaluate
+from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
+from lowmag.config import Study
+from lowmag.errors import UserError
+from lowmag.predictions import groups
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from synthetic_predictions import Shape, make_predictions, make_reading, make_study
+
+
+class Results:
+    """One evaluated study: its folder and its tables as a reader of the files gets them."""
+
+    def __init__(self, folder, study, *, reading=True):
+        self.folder, self.study = folder, study
+        make_reading(folder / "reading.tsv", study, slides=3 if reading else 0)
+        evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
+        self.metrics = self.table("metrics").astype({"seed": str})
+        self.comparisons = self.table("comparisons")
+        self.cost = self.table("cost")
+        self.summary = json.loads((folder / "evaluation/summary.json").read_text())
+
+    def table(self, name) -> Any:
+        return pd.read_csv(self.folder / f"evaluation/{name}.tsv", sep="\t")
+
+    def metric(self, **wanted):
+        return select(self.metrics, **wanted)
+
+
+def select(table: Any, **wanted) -> Any:
+    for column, value in wanted.items():
+        table = table[table[column] == value]
+    return table
+
+
+def tiles_of(folder, run="teacher/seed0"):
+    return folder / "predictions" / run / "tiles.parquet"
+
+
+def rewrite(path, change):
+    frame = pd.read_parquet(path)
+    change(frame).to_parquet(path, index=False)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    study = make_study(ordinal=True)
+    folder = tmp_path_factory.mktemp("study")
+    make_predictions(folder / "predictions", study)
+    return Results(folder, study)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder of predictions that a test may spoil, and its study."""
+    study = make_study(students=[1.25], methods={"labels-only": False, "dipalma2021": True}, seeds=[0])
+    make_predictions(tmp_path / "predictions", study, Shape(patients=6, tiles_per_slide=3))
+    return tmp_path, study
+
+
+def evaluated(folder, study):
+    evaluate.write_tables(folder / "predictions", None, folder / "evaluation", study)
+
+
+def test_every_run_has_a_row_per_metric_level_split_and_seed_and_their_mean(results):
+    # 11 groups x (2 seeds + mean) x 4 level-splits x 9 metrics, and agreement for the 10 of students.
+    n_groups = len(groups(results.study))
+    assert n_groups == 11
+    assert len(results.metrics) == 3 * 4 * (9 * n_groups + n_groups - 1)
+    assert set(results.metrics["seed"]) == {"0", "1", "mean"}
+    assert results.metrics[["value", "low", "high"]].notna().all(axis=None)
+    assert select(results.metrics, seed="mean")["sd_seeds"].notna().all()
+    assert select(results.metrics, seed="0")["sd_seeds"].isna().all()
+
+
+def test_values_are_those_of_scikit_learn_on_the_files(results):
+    frame: Any = pd.read_parquet(tiles_of(results.folder, "students/dipalma2021/1.25x/u100/seed1"))
+    test = frame[frame["split"] == "test"]
+    classes = results.study.classes
+    p = test[[f"p_{name}" for name in classes]].to_numpy()
+    y = test["label"].map(classes.index)
+    found = results.metric(
+        level="tile", split="test", method="dipalma2021", magnification=1.25, unlabelled=100, seed="1"
+    ).set_index("metric")["value"]
+    assert found["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(y, p.argmax(axis=1)), abs=1e-6)
+    assert found["auroc"] == pytest.approx(roc_auc_score(y, p, multi_class="ovr"), abs=1e-6)
+
+
+def test_counts_say_what_was_scored(results):
+    rows = results.metrics.groupby(["level", "split"])[["n_patients", "n"]].agg(["min", "max"])
+    assert rows.loc[("tile", "test")].tolist() == [8, 8, 128, 128]
+    assert rows.loc[("slide", "val")].tolist() == [8, 8, 16, 16]
+    assert results.summary["test"] == {"patients": 8, "slides": 16, "tiles": 128, "enough_patients": False}
+
+
+def test_mean_row_is_the_mean_of_the_seeds(results):
+    rows = results.metric(level="slide", split="test", role="teacher", metric="log_loss").set_index("seed")
+    seeds = rows.loc[["0", "1"], "value"]
+    assert rows.loc["mean", "value"] == pytest.approx(seeds.mean(), rel=1e-5)
+    assert rows.loc["mean", "sd_seeds"] == pytest.approx(seeds.std(ddof=1), rel=1e-4)
+
+
+def test_comparisons_cover_every_student_and_hold_together(results):
+    table = results.comparisons
+    assert list(table.columns) == list(COMPARISON_COLUMNS)
+    # 10 students against the teacher and 8 against labels-only, 5 metrics, 2 levels.
+    assert table.groupby("reference").size().to_dict() == {"teacher": 100, "labels-only": 80}
+    assert (table["low"] <= table["high"]).all()
+    assert (table["p_holm"] >= table["p"]).all()
+    against = select(table, reference="labels-only")
+    assert "labels-only" not in set(against["method"])
+    assert against[["margin", "not_worse"]].isna().all(axis=None)
+
+
+def test_a_difference_is_that_of_the_means(results):
+    wanted = {"level": "tile", "metric": "balanced_accuracy"}
+    student = {"method": "delamor2024", "magnification": 2.5, "unlabelled": 100}
+    mean = {"split": "test", "seed": "mean"}
+    of_student = results.metric(**wanted, **student, **mean)["value"].item()
+    references = {
+        "teacher": results.metric(**wanted, **mean, role="teacher"),
+        "labels-only": results.metric(**wanted, **mean, method="labels-only", magnification=2.5),
+    }
+    for reference, row in references.items():
+        compared = select(results.comparisons, **wanted, **student, reference=reference)
+        assert compared["difference"].item() == pytest.approx(of_student - row["value"].item(), abs=2e-6)
+
+
+def test_not_worse_is_stricter_than_the_point_and_looser_than_the_interval(results):
+    table = select(results.comparisons, reference="teacher")
+    said = table["not_worse"].astype(bool)
+    assert (table["difference"][said] > -table["margin"][said]).all()
+    assert said[table["low"] > -table["margin"]].all()
+    assert said.any()
+    assert not said.all()
+
+
+def test_a_student_that_is_the_teacher_differs_by_exactly_nothing(small):
+    folder, study = small
+    run = folder / "predictions/students/dipalma2021/1.25x/u0/seed0"
+    for name in ("tiles.parquet", "slides.parquet"):
+        shutil.copy(folder / "predictions/teacher/seed0" / name, run / name)
+    results = Results(folder, study)
+    rows = select(results.comparisons, reference="teacher", method="dipalma2021", unlabelled=0)
+    assert len(rows) == 8
+    assert (rows[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (rows["p"] == 1).all()
+    assert rows["not_worse"].astype(bool).all()
+    agreement = results.metric(method="dipalma2021", unlabelled=0, metric="teacher_agreement")
+    assert (agreement["value"] == 1).all()
+    assert results.summary["recommended"]["magnification"] == 1.25
+
+
+def test_tables_do_not_depend_on_the_order_of_rows(small):
+    folder, study = small
+    evaluated(folder, study)
+    names = ("metrics.tsv", "comparisons.tsv", "cost.tsv", "summary.json")
+    before = {name: (folder / "evaluation" / name).read_text() for name in names}
+    for path in sorted((folder / "predictions").rglob("*.parquet"))[::2]:
+        rewrite(path, lambda frame: frame.sample(frac=1, random_state=1))
+    evaluated(folder, study)
+    assert {name: (folder / "evaluation" / name).read_text() for name in names} == before
+
+
+def test_slides_of_mixed_labels_leave_the_slide_level_out(tmp_path):
+    study = make_study(students=[1.25], methods={"labels-only": False}, seeds=[0])
+    make_predictions(tmp_path / "predictions", study, Shape(mixed_slides=True))
+    results = Results(tmp_path, study, reading=False)
+    assert set(results.metrics["level"]) == {"tile"}
+    assert set(results.comparisons["level"]) == {"tile"}
+    assert results.summary["level"] == "tile"
+    per_slide = ["read_s_per_slide", "network_s_per_slide", "seconds_per_slide"]
+    assert results.cost[per_slide].isna().all(axis=None)
+    # Invented networks need time in proportion to compute.
+    assert results.cost["time_saving"].tolist() == pytest.approx([1, 64], rel=1e-4)
+
+
+def test_one_seed_has_no_spread_and_a_plain_study_no_kappa(small):
+    folder, study = small
+    results = Results(folder, study)
+    assert results.metrics["sd_seeds"].isna().all()
+    assert "kappa_quadratic" not in set(results.metrics["metric"])
+    assert "kappa_quadratic" not in set(results.comparisons["metric"])
+
+
+def test_cost_is_network_and_reading_of_the_median_slide(results):
+    cost = results.cost.set_index(["role", "magnification"])
+    assert list(cost.index) == [("teacher", 10), ("student", 2.5), ("student", 1.25)]
+    student = cost.loc[("student", 1.25)]
+    # 8 tiles of 0.512 mm read at 0.125 s per mm2, as make_reading has it.
+    assert student["read_s_per_slide"] == pytest.approx(8 * 0.512**2 * 0.125, rel=1e-5)
+    assert student["network_s_per_slide"] == pytest.approx(8 / student["tiles_per_s"], rel=1e-5)
+    total = student["read_s_per_slide"] + student["network_s_per_slide"]
+    assert student["seconds_per_slide"] == pytest.approx(total, rel=1e-5)
+    assert student["compute_saving"] == pytest.approx(64, rel=1e-5)
+    teacher = cost.loc[("teacher", 10)]
+    expected = teacher["seconds_per_slide"] / student["seconds_per_slide"]
+    assert student["time_saving"] == pytest.approx(expected, rel=1e-4)
+    assert cost["mm2_per_s"].tolist() == pytest.approx((cost["tiles_per_s"] * 0.512**2).tolist(), rel=1e-5)
+
+
+def test_speed_is_the_median_over_runs(small):
+    folder, study = small
+    students = sorted((folder / "predictions/students").rglob("cost.json"))
+    for speed, path in zip([10.0, 30.0, 500.0], students, strict=True):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"tiles_per_s": speed}))
+    assert Results(folder, study).cost["tiles_per_s"].tolist()[1] == 30
+
+
+def test_models_timed_on_different_machines_are_said_so(small, caplog):
+    folder, study = small
+    path = folder / "predictions/teacher/seed0/cost.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda"}))
+    evaluated(folder, study)
+    assert "cpu with 2 threads; cuda with 2 threads" in caplog.text
+
+
+def expected_recommendation(results, level):
+    rows = select(results.comparisons, level=level, metric="balanced_accuracy", reference="teacher")
+    rows = rows[rows["not_worse"].astype(bool)]
+    return rows["magnification"].min() if len(rows) else None
+
+
+def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
+    """There are enough patients, so the slide level decides."""
+    study = make_study(seeds=[0], students=[2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.15})
+    make_predictions(tmp_path / "predictions", study, Shape(patients=24))
+    results = Results(tmp_path, study)
+    summary = results.summary
+    assert summary["level"] == "slide"
+    assert summary["test"]["enough_patients"]
+    assert summary["warnings"] == []
+    recommended = summary["recommended"]
+    assert recommended["magnification"] == expected_recommendation(results, "slide")
+    identity = {key: recommended[key] for key in ("method", "magnification", "unlabelled")}
+    row = select(
+        results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher", **identity
+    )
+    assert recommended["difference"] == pytest.approx(row["difference"].item(), abs=1e-6)
+    assert recommended["difference_low"] == pytest.approx(row["low"].item(), abs=1e-6)
+    cost = select(results.cost, role="student", magnification=recommended["magnification"])
+    assert recommended["compute_saving"] == pytest.approx(cost["compute_saving"].item(), rel=1e-4)
+    assert recommended["time_saving"] == pytest.approx(cost["time_saving"].item(), rel=1e-4)
+
+
+def test_without_a_qualifying_student_the_best_of_each_magnification_is_told(tmp_path):
+    study = make_study(seeds=[0], evaluation={"bootstrap": 300, "margin": 0.001})
+    make_predictions(tmp_path / "predictions", study)
+    summary = Results(tmp_path, study).summary
+    assert summary["recommended"] is None
+    assert summary["n_not_worse"] == 0
+    best = summary["best_per_magnification"]
+    assert [row["magnification"] for row in best] == [2.5, 1.25]
+    assert all(row["difference"] < 0 and not row["not_worse"] for row in best)
+    assert summary["teacher"]["value"] > best[0]["value"]
+
+
+def test_the_student_named_is_chosen_on_validation(results):
+    validation = results.metric(
+        level="tile", split="val", role="student", metric="balanced_accuracy", seed="mean", magnification=1.25
+    )
+    best = validation.loc[validation["value"].idxmax()]
+    named = results.summary["best_per_magnification"][1]
+    assert (named["method"], named["unlabelled"]) == (best["method"], best["unlabelled"])
+
+
+def test_few_patients_are_warned_of_once_per_level(small, caplog):
+    folder, study = small
+    results = Results(folder, study)
+    few = [text for text in results.summary["warnings"] if "only 6 test patients" in text]
+    assert [text.split()[0] for text in few] == ["tile", "slide"]
+    assert caplog.text.count("only 6 test patients") == 2
+
+
+def test_an_absent_class_is_counted_and_named(small):
+    folder, study = small
+    for path in (folder / "predictions").rglob("*.parquet"):
+        rewrite(path, lambda frame: frame[frame["label"] != "high"])
+    warnings = Results(folder, study).summary["warnings"]
+    assert any("tile level: 1 of 3 classes (high) have no test tile" in text for text in warnings)
+
+
+def test_a_missing_run_names_the_file_and_what_makes_it(small):
+    folder, study = small
+    tiles_of(folder, "students/dipalma2021/1.25x/u100/seed0").unlink()
+    with pytest.raises(
+        UserError, match=r"dipalma2021/1.25x/u100/seed0/tiles.parquet is missing.*lowmag predict"
+    ):
+        evaluated(folder, study)
+    assert not (folder / "evaluation").exists()
+
+
+def test_runs_on_other_tiles_are_refused(small):
+    folder, study = small
+    rewrite(tiles_of(folder, "students/labels-only/1.25x/u0/seed0"), lambda frame: frame.iloc[1:])
+    with pytest.raises(
+        UserError, match=r"labels-only/1.25x/u0/seed0/tiles.parquet holds 71 tiles.*not the 72"
+    ):
+        evaluated(folder, study)
+
+
+def test_other_classes_are_refused(small):
+    folder, study = small
+    with pytest.raises(UserError, match="lacks the columns p_severe"):
+        evaluated(folder, Study.model_validate(study.model_dump() | {"classes": ["benign", "low", "severe"]}))
+
+
+def test_probabilities_that_are_not_numbers_are_refused(small):
+    folder, study = small
+    rewrite(tiles_of(folder), lambda frame: frame.assign(p_low=np.where(frame["tile"] == 0, math.nan, 0.3)))
+    with pytest.raises(UserError, match=r"not numbers in 24 of 72 rows.*diverged"):
+        evaluated(folder, study)
+
+
+def test_no_test_tiles_is_said(small):
+    folder, study = small
+    for path in (folder / "predictions").rglob("*.parquet"):
+        rewrite(path, lambda frame: frame[frame["split"] != "test"])
+    with pytest.raises(UserError, match="no labelled test tile"):
+        evaluated(folder, study)
+
+
+def test_reading_that_lacks_a_magnification_is_refused(small):
+    folder, study = small
+    lines = "slide_id\tmagnification\tn_tiles\tmm2\tseconds\ns1\t10\t4\t1.0\t2.0\n"
+    (folder / "reading.tsv").write_text(lines)
+    with pytest.raises(UserError, match=r"times 10x but not 1.25x"):
+        evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
