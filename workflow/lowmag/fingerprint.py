@@ -88,11 +88,11 @@ def _imports(tree: ast.AST, package: Path, module: str) -> Iterator[str]:
     for node in _running(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield from _longest(package, alias.name)
+                yield from _within(package, alias.name)
         elif isinstance(node, ast.ImportFrom):
             base = _base(node, package, module)
             for alias in node.names:
-                yield from _longest(package, f"{base}.{alias.name}")
+                yield from _within(package, f"{base}.{alias.name}")
 
 
 def _running(node: ast.AST) -> Iterator[ast.AST]:
@@ -117,15 +117,12 @@ def _base(node: ast.ImportFrom, package: Path, module: str) -> str:
     return ".".join([*parents, node.module] if node.module else parents)
 
 
-def _longest(package: Path, dotted: str) -> Iterator[str]:
-    """The module of the package that a dotted name lies in: `lowmag.x.name` is `x`; nothing for others."""
+def _within(package: Path, dotted: str) -> Iterator[str]:
+    """The modules of the package along a dotted name: of `lowmag.x.name`, `x`; of other packages, none."""
     first, *parts = dotted.split(".")
-    while first == package.name and parts:
-        name = ".".join(parts)
-        if _file(package, name) is not None:
-            yield name
-            return
-        parts.pop()
+    if first == package.name:
+        names = (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+        yield from (name for name in names if _file(package, name) is not None)
 
 
 @cache

@@ -37,22 +37,23 @@ class Problems:
     """Collects what is wrong with a sheet, so that one message tells all of it."""
 
     sheet: Path
-    lines: list[str] = field(default_factory=list)
+    found: list[tuple[int, str]] = field(default_factory=list)  # row (0: the whole sheet) and text
 
     def add(self, row: int | None, column: str | None, problem: str) -> None:
         """Note a problem; `problem` says what was found and how to cure it."""
         place = [f"row {row}"] if row else []
         place += [f"column {column}"] if column else []
-        self.lines.append(": ".join([", ".join(place), problem]) if place else problem)
+        self.found.append((row or 0, ": ".join([", ".join(place), problem]) if place else problem))
 
     def raise_any(self) -> None:
-        """Raise UserError with one line per problem, if there is any."""
-        if not self.lines:
+        """Raise UserError with one line per problem, in the order of the rows, if there is any."""
+        if not self.found:
             return
-        shown = [f"  {line}" for line in self.lines[:SHOWN_PROBLEMS]]
-        if len(self.lines) > SHOWN_PROBLEMS:
-            shown.append(f"  and {len(self.lines) - SHOWN_PROBLEMS} more")
-        many = "1 problem" if len(self.lines) == 1 else f"{len(self.lines)} problems"
+        lines = [f"  {text}" for _, text in sorted(self.found, key=lambda problem: problem[0])]
+        shown = lines[:SHOWN_PROBLEMS]
+        if len(lines) > SHOWN_PROBLEMS:
+            shown.append(f"  and {len(lines) - SHOWN_PROBLEMS} more")
+        many = "1 problem" if len(lines) == 1 else f"{len(lines)} problems"
         raise UserError(f"{self.sheet} has {many}:\n" + "\n".join(shown))
 
 
