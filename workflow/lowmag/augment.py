@@ -79,8 +79,8 @@ def apply_colour(x: Tensor, params: Tensor) -> Tensor:
     """
     brightness, contrast, saturation = params[:, :3].view(-1, 3, 1, 1, 1).unbind(1)
     x = x.pow(params[:, 3:, None, None])
-    weights = x.new_tensor(LUMINANCE).view(1, 3, 1, 1)
-    luminance = (x * weights).sum(1, keepdim=True)
+    red, green, blue = x.split(1, 1)
+    luminance = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
     mean = luminance.mean((2, 3), keepdim=True)
     gain = brightness * contrast
     offset = luminance * (gain * (1 - saturation)) + mean * (brightness * (1 - contrast))

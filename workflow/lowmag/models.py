@@ -193,8 +193,12 @@ def normalise(x: Tensor, spec: ModelSpec) -> Tensor:
     if spec.input == "upsampled":
         size = (spec.teacher_px, spec.teacher_px)
         x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    mean = x.new_tensor(spec.mean)[:, None, None]
-    return (x - mean) / x.new_tensor(spec.std)[:, None, None]
+    return (x - _per_channel(spec.mean, x)) / _per_channel(spec.std, x)
+
+
+def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    # Filled on the device: a tensor made from Python numbers would be copied there, and the host wait for it.
+    return torch.stack([like.new_full((1, 1), value) for value in values])
 
 
 def prepare(tiles: Tensor, spec: ModelSpec) -> Tensor:
