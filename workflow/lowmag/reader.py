@@ -175,8 +175,8 @@ class Slide:
     def thumbnail(self, mpp: float, bounds: tuple[int, int, int, int]) -> Thumbnail:
         """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`.
 
-        It is read in blocks, so memory is bounded by the picture. Any level may serve: at
-        this scale its rounding does not matter. Places that cannot be read are left in background colour, with a warning.
+        It is read in blocks, so memory is bounded by the picture. Any level may serve: at this scale its
+        rounding does not matter. What cannot be read is left in background colour, with a warning.
         """
         ratio = mpp * 2 / sum(self.mpp)
         level = max(k for k, d in enumerate(self.downsamples) if d <= max(1.0, ratio * 1.05))

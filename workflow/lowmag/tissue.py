@@ -152,12 +152,9 @@ def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shape
 
     Small holes are filled, small pieces dropped; the outline runs along pixel edges, its steps smoothed.
     """
-    area = shapely.build_area(
-        shapely.multilinestrings(_edges(mask)) if mask.any() else shapely.MultiLineString()
-    )
     smallest, largest_hole = (options.min_piece_um / pixel_um) ** 2, (options.max_hole_um / pixel_um) ** 2
     pieces = []
-    for piece in polygons(area):
+    for piece in _faces(mask):
         holes = [hole for hole in piece.interiors if shapely.Polygon(hole).area > largest_hole]
         filled = shapely.Polygon(piece.exterior, holes)
         if filled.area >= smallest:
@@ -165,18 +162,31 @@ def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shape
     return sorted(pieces, key=lambda piece: (piece.bounds[1], piece.bounds[0]))
 
 
-def _edges(mask: np.ndarray) -> list[list[tuple[int, int]]]:
-    """Lines between the pixels that are in a mask and those that are not, each as long as it is straight."""
-    lines = []
+def _faces(mask: np.ndarray) -> list[shapely.Polygon]:
+    """The connected pieces of a mask, holes and all; pixels that touch at a corner only are apart."""
+    faces = (
+        shapely.get_parts(shapely.polygonize(shapely.linestrings(_edges(mask))))
+        if mask.any()
+        else np.array([])
+    )
+    if not len(faces):
+        return []
+    inside = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int)
+    return list(faces[mask[inside[:, 1], inside[:, 0]]])
+
+
+def _edges(mask: np.ndarray) -> np.ndarray:
+    """Lines (n, 2 ends, 2 coordinates) between pixels in a mask and those out of it, each as long as straight."""
+    found = []
     for axis in (0, 1):
         padded = np.pad(np.moveaxis(mask, axis, 0), 1).astype(np.int8)
         change = np.diff(padded, axis=0)[:, 1:-1]  # (lines, cells): the sign tells the side the mask is on
-        runs = np.diff(np.pad(change, ((0, 0), (1, 1))), axis=1) != 0
-        at, cell = np.nonzero(runs)
-        for line, start, line_end, end in zip(at[:-1], cell[:-1], at[1:], cell[1:], strict=True):
-            if line == line_end and change[line, start]:
-                lines.append([(start, line), (end, line)] if axis == 0 else [(line, start), (line, end)])
-    return lines
+        line, start = np.nonzero(np.diff(np.pad(change, ((0, 0), (1, 1))), axis=1))
+        drawn = np.flatnonzero(change[line[:-1], np.minimum(start[:-1], change.shape[1] - 1)])
+        drawn = drawn[line[drawn] == line[drawn + 1]]
+        ends = [np.stack([start[k], line[k]][:: 1 - 2 * axis], axis=1) for k in (drawn, drawn + 1)]
+        found.append(np.stack(ends, axis=1))
+    return np.concatenate(found)
 
 
 def polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:

@@ -1,0 +1,156 @@
+import logging
+
+import numpy as np
+import openslide
+import pytest
+from lowmag.errors import UserError
+from lowmag.reader import Slide, require_library
+from synthetic_slides import noise, reduced, spoil_tile, write_slide
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return noise(600, 520)
+
+
+@pytest.fixture(scope="module")
+def pyramid(tmp_path_factory, picture):
+    """0.25 mpp, with levels 1, 4 and 8 that are exact fractions; the last is black, so that its use shows."""
+    levels = [reduced(picture, 4), np.zeros((75, 65, 3), np.uint8)]
+    return write_slide(tmp_path_factory.mktemp("slide") / "pyramid.tiff", picture, 0.25, levels)
+
+
+def test_level_zero_is_read_as_it_is(pyramid, picture):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        found = slide.read(37, 101, 128, slide.extent(128, 0.25))
+    np.testing.assert_array_equal(found, picture[101:229, 37:165])
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (8, 40), (3, 5)])
+def test_whole_ratio_is_the_mean_of_whole_blocks(pyramid, picture, corner):
+    x, y = corner
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        found = slide.read(x, y, 32, slide.extent(32, 1.0))
+    np.testing.assert_array_equal(found, reduced(picture[y : y + 128, x : x + 128], 4))
+
+
+def test_coarsest_fitting_level_serves(pyramid):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        assert slide.read(8, 16, 16, slide.extent(16, 2.0)).max() == 0  # the black level, 8 times coarser
+        assert slide.read(4, 16, 16, slide.extent(16, 2.0)).max() > 0  # 4 is no multiple of 8
+
+
+def test_large_field_read_in_parts_equals_the_whole(pyramid, picture, monkeypatch):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        whole = slide.read(1, 2, 170, slide.extent(170, 0.75))
+        monkeypatch.setattr("lowmag.reader.LARGEST_WINDOW_PX", 100)
+        np.testing.assert_array_equal(slide.read(1, 2, 170, slide.extent(170, 0.75)), whole)
+    means = picture[2:512, 1:511].reshape(170, 3, 170, 3, 3).mean(axis=(1, 3))
+    assert np.abs(whole - means).max() < 0.56  # Pillow's fixed-point ninth rounds 5/9 down
+
+
+def test_fractional_ratio_is_the_exact_area_mean(pyramid, picture):
+    ratio = 2.5
+    with Slide(pyramid, (0.4, 0.4)) as slide:
+        extent = slide.extent(64, 1.0)
+        found = slide.read(10, 20, 64, extent)
+    assert extent == (160, 160)
+    fine = picture[20:180, 10:170].repeat(2, 0).repeat(2, 1).astype(float)  # 2.5 pixels are 5 halves
+    expected = fine.reshape(64, 5, 64, 5, 3).mean(axis=(1, 3))
+    assert np.abs(found - expected).max() <= 0.5 + 1e-6
+    assert ratio * 64 == extent[0]
+
+
+def test_fractional_ratio_keeps_a_constant(tmp_path):
+    path = write_slide(tmp_path / "flat.tiff", np.full((300, 300, 3), 201, np.uint8))
+    with Slide(path, (0.97, 0.97)) as slide:
+        assert np.unique(slide.read(7, 9, 200, slide.extent(200, 1.3))).tolist() == [201]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [(0.5, 512), (0.499, 512), (0.2527, 1024), (1.0, 256), (1.015, 256), (0.97, 256 / 0.97), (0.33, 768)],
+)
+def test_extent_takes_whole_ratios_within_the_tolerance(pyramid, own, expected):
+    with Slide(pyramid, (own, own)) as slide:
+        width, height = slide.extent(256, 1.0, tolerance=0.02)
+    assert width == height == pytest.approx(expected, abs=1e-9)
+
+
+def test_extent_of_unequal_scales_is_physical(pyramid):
+    with Slide(pyramid, (0.46, 0.5)) as slide:
+        assert slide.extent(100, 1.0) == pytest.approx((100 / 0.46, 200))
+
+
+def test_too_coarse_slide_is_refused(pyramid):
+    with (
+        Slide(pyramid, (1.2, 1.2)) as slide,
+        pytest.raises(UserError, match=r"1\.2 .*1 or less.*tiles\.teacher"),
+    ):
+        slide.extent(256, 1.0)
+
+
+def test_nominal_levels_serve_only_when_asked(tmp_path):
+    picture = noise(1027, 1025)
+    path = write_slide(tmp_path / "odd.tiff", picture, 0.25, [np.zeros((256, 256, 3), np.uint8)])
+    with Slide(path, (0.25, 0.25)) as slide:
+        assert slide.downsamples[1] != 4
+        np.testing.assert_array_equal(slide.read(64, 64, 64, (256, 256)), reduced(picture[64:320, 64:320], 4))
+        slide.read(64, 64, 64, (256, 256), exact=False)
+    with Slide(path, (0.25, 0.25)) as slide:
+        assert slide.downsamples[1] / 4 - 1 > 1e-3  # 1 in 256: too far for a nominal level too
+
+
+def test_outside_the_slide_is_white(pyramid, picture):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        found = slide.read(500, 580, 64, (64, 64))
+    np.testing.assert_array_equal(found[:20, :20], picture[580:, 500:])
+    assert found[20:].min() == 255
+
+
+def test_error_does_not_spread_to_other_places(tmp_path, picture):
+    path = write_slide(tmp_path / "spoilt.tiff", picture)
+    spoil_tile(path, level=0, index=0)
+    with Slide(path, (0.5, 0.5)) as slide:
+        for _ in range(2):
+            with pytest.raises(openslide.OpenSlideError):
+                slide.read(0, 0, 32, (32, 32))
+            np.testing.assert_array_equal(slide.read(64, 0, 32, (32, 32)), picture[:32, 64:96])
+
+
+def test_thumbnail_is_the_area_mean_with_its_place(pyramid, picture):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        small = slide.thumbnail(1.0, (0, 0, 520, 600))
+        part = slide.thumbnail(1.0, (40, 80, 400, 480))
+    assert (small.scale, small.origin) == (4, (0, 0))
+    np.testing.assert_array_equal(small.picture, reduced(picture, 4))
+    assert part.origin == (40, 80)
+    np.testing.assert_array_equal(part.picture, small.picture[20:140, 10:110])
+
+
+def test_thumbnail_in_blocks_equals_one_read(pyramid, monkeypatch):
+    with Slide(pyramid, (0.25, 0.25)) as slide:
+        whole = slide.thumbnail(0.75, (0, 0, 520, 600))
+        monkeypatch.setattr("lowmag.reader.LARGEST_WINDOW_PX", 64)
+        np.testing.assert_array_equal(slide.thumbnail(0.75, (0, 0, 520, 600)).picture, whole.picture)
+
+
+def test_thumbnail_leaves_out_what_cannot_be_read(tmp_path, picture, caplog):
+    path = write_slide(tmp_path / "spoilt.tiff", picture)
+    spoil_tile(
+        path, level=0, index=9
+    )  # second row of 9 tiles, first column: inside the first 130 x 150 pixels
+    with Slide(path, (0.5, 0.5)) as slide, caplog.at_level(logging.WARNING):
+        found = slide.thumbnail(1.0, (0, 0, 520, 600)).picture
+    right = reduced(picture, 2)
+    np.testing.assert_array_equal(found[75:], right[75:])
+    np.testing.assert_array_equal(found[:, 65:], right[:, 65:])
+    assert found[:75, :65].min() == 255
+    assert "cannot be read" in caplog.text
+
+
+def test_old_library_is_refused():
+    require_library("4.0.1")
+    require_library("4.1.0")
+    with pytest.raises(UserError, match=r"4\.0\.0 found, 4\.0\.1 or newer"):
+        require_library("4.0.0")
