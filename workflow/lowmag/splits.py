@@ -151,7 +151,7 @@ def read_splits(path: Path) -> list[SplitRow]:
     try:
         with Path(path).open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            found = [(row.get(name) or "" for name in COLUMNS) for row in reader]
+            rows = [SplitRow(*[cells.get(name) or "" for name in COLUMNS]) for cells in reader]
             header = reader.fieldnames or []
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; make it with `lowmag splits`") from error
@@ -160,7 +160,6 @@ def read_splits(path: Path) -> list[SplitRow]:
             f"{path} lacks the columns {', '.join(missing)}; found {', '.join(header)}; "
             "make it again with `lowmag splits`"
         )
-    rows = [SplitRow(*cells) for cells in found]
     _require_disjoint(path, rows)
     return rows
 
