@@ -232,8 +232,15 @@ class Attention(Section):
     )
 
 
+def _allow_bare_weights(schema: dict[str, Any]) -> None:
+    for term in schema["properties"].values():
+        term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
+
+
 class Method(Section):
     """A weighted set of loss terms; a bare number is the weight of a term with its defaults."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_bare_weights)
 
     cross_entropy: CrossEntropy | None = None
     soft_labels: SoftLabels | None = None
@@ -369,6 +376,10 @@ class Study(Section):
         ]
 
 
+def _allow_null_methods(schema: dict[str, Any]) -> None:
+    schema["additionalProperties"] = {"anyOf": [schema["additionalProperties"], {"type": "null"}]}
+
+
 class Config(Section):
     outdir: str = Field(default="results", description="folder of everything the workflow writes")
     slides: str | None = Field(
@@ -395,7 +406,10 @@ class Config(Section):
     teacher: Teacher = Teacher()
     students: Students = Students()
     methods: dict[str, Method] = Field(
-        default_factory=lambda: {k: Method(**v) for k, v in DEFAULT_METHODS.items()}, min_length=1
+        default_factory=lambda: {k: Method(**v) for k, v in DEFAULT_METHODS.items()},
+        min_length=1,
+        description="loss terms by the method's name; null takes a method out",
+        json_schema_extra=_allow_null_methods,
     )
     evaluation: Evaluation = Evaluation()
     compute: Compute = Compute()

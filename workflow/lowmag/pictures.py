@@ -1,6 +1,7 @@
 """`images.csv`: the sheet of pre-cut pictures, read with everything that is wrong with it in one message."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -59,8 +60,7 @@ def read_pictures(images_csv: Path, options: Pictures) -> list[PictureRow]:
     _check_files(numbered, problems)
     _check_slides(numbered, problems)
     check_patients(((number, row.patient_id, row.split) for number, row in numbered), problems)
-    problems.raise_any()
-    _report_nameless(rows)
+    _check_nameless(rows, pictures, problems)
     return pictures
 
 
@@ -90,9 +90,10 @@ def _picture(row: Row, folder: Path, problems: Problems) -> PictureRow:
         problems.add(row.number, "image", "is empty; name the picture's file, or take the row out")
     slide_id, patient_id = row.get("slide_id"), row.get("patient_id")
     own = PurePosixPath(name).stem
+    column = "image" if _is_nameless(row) else "slide_id" if slide_id else "patient_id"
     slide_id, patient_id = slide_id or patient_id or own, patient_id or slide_id or own
     if name and (problem := id_problem(slide_id)):
-        problems.add(row.number, "slide_id", problem)
+        problems.add(row.number, column, f"as the id of the slide: {problem}")
     return PictureRow(
         image=folder / name,
         name=name,
@@ -137,8 +138,23 @@ def _check_slides(rows: Sequence[tuple[int, PictureRow]], problems: Problems) ->
             )
 
 
-def _report_nameless(rows: Sequence[Row]) -> None:
-    nameless = [row for row in rows if not row.get("slide_id") and not row.get("patient_id")]
+def _is_nameless(row: Row) -> bool:
+    return not row.get("slide_id") and not row.get("patient_id")
+
+
+def _check_nameless(rows: Sequence[Row], pictures: Sequence[PictureRow], problems: Problems) -> None:
+    """A picture named after its file must not end up on a slide with others by chance."""
+    n_pictures = Counter(picture.slide_id for picture in pictures)
+    nameless = [(row, own) for row, own in zip(rows, pictures, strict=True) if own.name and _is_nameless(row)]
+    for row, own in nameless:
+        if n_pictures[own.slide_id] > 1:
+            problems.add(
+                row.number,
+                "image",
+                f"several pictures would be slide {own.slide_id!r}, and {own.name!r} by its file name alone; "
+                "fill slide_id or patient_id",
+            )
+    problems.raise_any()
     if nameless:
         logger.warning(
             "%d of %d pictures have neither slide_id nor patient_id: each counts as a patient of its own",

@@ -1,0 +1,249 @@
+"""The config: messages of a bad one, what follows from a good one, and that every key is explained."""
+
+import json
+import re
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from lowmag import config
+from lowmag.config import Check, Method, Pictures, Run, Splits, Tiles, parse_config, parse_options
+from lowmag.errors import UserError
+from pydantic import BaseModel
+
+REPOSITORY = Path(__file__).parents[1]
+FREE_NAMES = {"methods", "columns"}  # the user makes up the keys below these
+
+
+def complaint(content: dict) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_config(content)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"outdirr": "x"}, "  outdirr: unknown key, found 'x'; see config.yaml for the keys there are"),
+        ({"tiles": {"field": 3}}, "  tiles.field: unknown key, found 3"),
+        ({"tiles": {"field_um": "wide"}}, "  tiles.field_um: Input should be a valid number"),
+        (
+            {"tiles": {"students": [5, 3]}},
+            "students: 10x is not a whole multiple of 3x; every student magnification",
+        ),
+        ({"tiles": {"students": [20]}}, "students: 10x is not a whole multiple of 20x"),
+        ({"tiles": {"students": [5, 5]}}, "students: magnification given twice"),
+        ({"tiles": {"field_um": 500}}, "field_um 500 is not a whole number of pixels at 0.625x"),
+        ({"splits": {"val": 0.5, "test": 0.5}}, "val 0.5 and test 0.5 leave no patients to train on"),
+        ({"splits": {"val": 0}}, "splits.val: Input should be greater than 0, found 0"),
+        (
+            {"students": {"unlabelled": [150]}},
+            "students.unlabelled.0: Input should be less than or equal to 100",
+        ),
+        ({"students": {"seeds": []}}, "students.seeds: List should have at least 1 item"),
+        (
+            {"teacher": {"model": "resnet50"}},
+            "teacher.model: Input should be 'resnet18', 'resnet10gn' or 'vgg16'",
+        ),
+        ({"teacher": {"model": "vgg16"}}, "stride of vgg16 is 16"),
+        ({"methods": {"a/b": {"cross_entropy": 1}}}, "method name 'a/b': use letters"),
+        ({"methods": {"none": {}}}, "a method needs at least one loss term"),
+        ({"methods": {"x": {"entropy": 1}}}, "methods.x.entropy: unknown key"),
+        ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
+        ({"students": {"model": "resnet18"}}, "must be the same network"),
+    ],
+)
+def test_bad_keys_are_named_with_what_was_found(content, expected):
+    message = complaint(content)
+    assert message.startswith("config is not valid:\n")
+    assert expected in message
+
+
+def test_all_problems_come_in_one_message():
+    message = complaint({"tiles": {"teacher": -1}, "splits": {"seed": "x"}, "extra": 1})
+    assert {line.split(":")[0].strip() for line in message.splitlines()[1:]} == {
+        "tiles.teacher",
+        "splits.seed",
+        "extra",
+    }
+
+
+def test_options_are_json_of_one_section():
+    assert parse_options(Check, None) == Check()
+    assert parse_options(Check, '{"assume_mpp": 0.5}').assume_mpp == 0.5
+    with pytest.raises(UserError, match="--options is not JSON"):
+        parse_options(Check, "assume_mpp: 0.5")
+    with pytest.raises(UserError, match=r"--options is not valid:\n  mpp: unknown key, found 0.5"):
+        parse_options(Check, '{"mpp": 0.5}')
+
+
+@pytest.mark.parametrize("section", [Check, Pictures, Splits, Tiles])
+def test_options_survive_the_command_line(section):
+    options = section()
+    assert parse_options(section, options.model_dump_json()) == options
+
+
+def test_one_field_at_every_magnification():
+    tiles = Tiles(field_um=512, teacher=10, students=[0.625, 5, 2.5, 1.25])
+    assert tiles.magnifications == [10, 5, 2.5, 1.25, 0.625]
+    assert [tiles.tile_px(m) for m in tiles.magnifications] == [512, 256, 128, 64, 32]
+
+
+def test_bare_numbers_are_weights():
+    method = Method.model_validate({"cross_entropy": 2, "soft_labels": {"temperature": 4}})
+    assert {name: term.model_dump() for name, term in method.terms.items()} == {
+        "cross_entropy": {"weight": 2},
+        "soft_labels": {"weight": 1, "temperature": 4},
+    }
+    assert method.needs_teacher
+    assert not Method.model_validate({"cross_entropy": 1}).needs_teacher
+
+
+def test_a_method_set_to_null_is_taken_out():
+    names = list(
+        parse_config({"methods": {"labels-only": {"cross_entropy": 1}, "dipalma2021": None}}).methods
+    )
+    assert names == ["labels-only"]
+
+
+def test_the_grid_of_runs_is_methods_times_magnifications_times_shares_times_seeds():
+    study = parse_config(
+        {"tiles": {"students": [5, 1.25]}, "students": {"seeds": [0, 1], "unlabelled": [50, 0]}}
+    )
+    runs = study.study(["a", "b"]).runs()
+    # labels-only has no use for unlabelled slides: one share. The other two methods have both.
+    assert len(runs) == len(set(runs)) == 2 * 2 * (1 + 2 + 2)
+    assert Run("labels-only", 5, 0, 1) in runs
+    assert Run("labels-only", 5, 50, 1) not in runs
+    assert Run("dipalma2021", 1.25, 50, 0).folder == "dipalma2021/1.25x/u50/seed0"
+
+
+def test_a_run_of_a_student_does_not_depend_on_the_grid():
+    one = parse_config({"students": {"seeds": [0]}}).student_training()
+    other = parse_config({"students": {"seeds": [0, 1], "unlabelled": [0, 25]}}).student_training()
+    assert one == other
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"methods": {"mine": {"cross_entropy": 1, "features": 0.5}, "dipalma2021": None}},
+        {"methods": {"mine": {"soft_labels": {"weight": 2, "temperature": 4}}}},
+        {"methods": {"mine": {"cross_entropy": 0}}},
+        {"methods": {"mine": {"cross_entropy": "much"}}},
+        {"methods": {"mine": {"entropy": 1}}},
+        {"tiles": {"field_um": 1024, "students": [2.5]}},
+        {"tiles": {"field": 1024}},
+        {"splits": {"val": 1}},
+        {"slides": None, "images": "images.csv"},
+    ],
+)
+def test_schema_and_model_agree(content):
+    valid = jsonschema.Draft202012Validator(config.schema()).is_valid(content)
+    if valid:
+        parse_config(content)
+    else:
+        complaint(content)
+
+
+def test_schema_file_is_up_to_date():
+    stored = (REPOSITORY / "workflow/schemas/config.schema.json").read_text(encoding="utf-8")
+    assert json.loads(stored) == config.schema(), (
+        "run: lowmag schema --out workflow/schemas/config.schema.json"
+    )
+
+
+@pytest.fixture(scope="module")
+def config_yaml() -> str:
+    path = REPOSITORY / "config.yaml"
+    if not path.exists():
+        pytest.skip("config.yaml is not there")
+    return path.read_text(encoding="utf-8")
+
+
+def test_config_file_is_valid_by_model_and_by_schema(config_yaml):
+    content = yaml.safe_load(config_yaml)
+    parse_config(content)
+    jsonschema.Draft202012Validator(config.schema()).validate(content)
+
+
+def keys_of(model: BaseModel, prefix: str = "") -> list[str]:
+    keys = []
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        keys.append(prefix + name)
+        if isinstance(value, BaseModel):
+            keys += keys_of(value, f"{prefix}{name}.")
+    return keys
+
+
+def commented_keys(text: str) -> dict[str, str]:
+    """Comment of every key at the start of a line, by its dotted name; empty when it has none."""
+    found, path = {}, []
+    for line in text.splitlines():
+        match = re.match(r"^( *)([\w-]+):(?:[^#]|(?<! )#)*(?: #\s*(.*))?$", line)
+        if match:
+            depth = len(match[1]) // 2
+            path = [*path[:depth], match[2]]
+            found[".".join(path)] = match[3] or ""
+    return found
+
+
+def explanation(key: str, comments: dict[str, str]) -> str:
+    """Comment of a key, of the one line its section stands on, or of the teacher's key of that name."""
+    line = key if key in comments else key.rpartition(".")[0]
+    return comments.get(line) or comments.get(re.sub("^students[.]", "teacher.", key), "")
+
+
+def test_every_key_stands_in_the_config_file_with_a_comment(config_yaml):
+    content, comments = yaml.safe_load(config_yaml), commented_keys(config_yaml)
+    missing, bare = [], []
+    for key in keys_of(config.Config()):
+        value = content
+        for part in key.split("."):
+            value = value.get(part, "absent") if isinstance(value, dict) else "absent"
+        if value == "absent":
+            missing.append(key)
+        elif not isinstance(value, dict) and not explanation(key, comments):
+            bare.append(key)
+    assert not missing, "add these keys to config.yaml"
+    assert not bare, "explain these keys in config.yaml, with unit and default"
+
+
+def test_every_setting_of_a_loss_term_stands_in_the_config_file(config_yaml):
+    methods = yaml.safe_load(config_yaml)["methods"]
+    shown = {
+        (term, key)
+        for terms in methods.values()
+        for term, of in terms.items()
+        if isinstance(of, dict)
+        for key in of
+    }
+    for term in ("soft_labels", "features", "attention"):
+        fields = config.Method.model_validate({term: 1}).terms[term]
+        assert {(term, key) for key in type(fields).model_fields} <= shown
+
+
+def test_defaults_said_in_the_config_file_are_the_defaults(config_yaml):
+    """`(default 20)` in a comment is checked against the model; words such as `none` are not."""
+    checked = 0
+    for key, comment in commented_keys(config_yaml).items():
+        match = re.search(r"[(]default ([^)]*)[)]", comment)
+        if not match or FREE_NAMES & set(key.split(".")):
+            continue
+        value = config.Config()
+        for part in key.split("."):
+            value = getattr(value, part)
+        said = yaml.safe_load(match[1])
+        if isinstance(value, bool | int | float | str) or value is None:
+            assert said == value, key
+            checked += 1
+    assert checked > 40
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "workflow/studies").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_studies_are_valid(path):
+    parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
