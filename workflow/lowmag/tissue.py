@@ -164,19 +164,16 @@ def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shape
 
 def _faces(mask: np.ndarray) -> list[shapely.Polygon]:
     """The connected pieces of a mask, holes and all; pixels that touch at a corner only are apart."""
-    faces = (
-        shapely.get_parts(shapely.polygonize(shapely.linestrings(_edges(mask))))
-        if mask.any()
-        else np.array([])
-    )
-    if not len(faces):
+    if not mask.any():
         return []
+    lines = shapely.multilinestrings(_edges(mask))
+    faces = shapely.get_parts(shapely.polygonize([lines]))
     inside = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int)
     return list(faces[mask[inside[:, 1], inside[:, 0]]])
 
 
 def _edges(mask: np.ndarray) -> np.ndarray:
-    """Lines (n, 2 ends, 2 coordinates) between pixels in a mask and those out of it, each as long as straight."""
+    """Lines (n, 2 ends, 2 coordinates) between pixels in a mask and those out of it, in straight runs."""
     found = []
     for axis in (0, 1):
         padded = np.pad(np.moveaxis(mask, axis, 0), 1).astype(np.int8)

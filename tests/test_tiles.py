@@ -1,0 +1,284 @@
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import openslide
+import pytest
+from lowmag import tiles, tissue
+from lowmag.config import Tiles, Tissue
+from lowmag.errors import UserError
+from lowmag.record import load_record
+from lowmag.store import TileFile, decode
+from synthetic_slides import (
+    REAL_SLIDES,
+    noise,
+    reduced,
+    spoil_tile,
+    write_record,
+    write_slide,
+    write_whole_outline,
+)
+
+real = pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the shared slides are not on this machine")
+OPTIONS = Tiles(field_um=64, students=[5, 2.5, 1.25, 0.625])
+MAGNIFICATIONS = OPTIONS.magnifications
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return noise(530, 400)
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    """A picture JPEG keeps well."""
+    return np.asarray(noise(34, 25).repeat(16, 0).repeat(16, 1)[:530, :400])
+
+
+def cut(folder, path, options=OPTIONS, mpp=None, out="t.h5"):
+    record = write_record(folder, path, mpp=mpp, magnification=options.teacher)
+    tiles.write_tiles(record, write_whole_outline(folder, record), folder / out, options)
+    return folder / out
+
+
+@pytest.mark.parametrize("magnifications", [MAGNIFICATIONS, [10.0, 5.0, 10 / 3, 10 / 6], [4.0, 1.0]])
+def test_derived_pictures_are_rounded_means_of_the_highest(magnifications):
+    high = noise(96, 96, seed=3)
+    found = tiles.derive(high, magnifications)
+    for magnification in magnifications:
+        factor = round(magnifications[0] / magnification)
+        blocks = high.reshape(96 // factor, factor, 96 // factor, factor, 3).astype(float)
+        expected = np.floor(blocks.mean(axis=(1, 3)) + 0.5)
+        np.testing.assert_array_equal(found[magnification], expected)
+        assert found[magnification].dtype == np.uint8
+
+
+def test_derived_pictures_keep_the_mean_and_the_extremes():
+    high = noise(512, 512, seed=4)
+    for low in tiles.derive(high, MAGNIFICATIONS).values():
+        assert abs(low.mean() - high.mean()) < 0.13  # half up: at most 1/8 of a grey level at factor 2
+    for value in (0, 255):
+        assert {
+            low.min() for low in tiles.derive(np.full((64, 64, 3), value, np.uint8), MAGNIFICATIONS).values()
+        } == {value}
+
+
+def test_every_magnification_shows_the_same_field(tmp_path, picture):
+    """Registration: each stored picture is the slide's own area mean, read by an independent way."""
+    path = write_slide(tmp_path / "a.tiff", picture, 0.5, [reduced(picture, 2)])
+    with TileFile(cut(tmp_path, path)) as file, openslide.OpenSlide(path) as slide:
+        coords = file.column("coords")
+        assert coords.tolist() == [[128 * c, 128 * r] for r in range(4) for c in range(3)]
+        for index, (x, y) in enumerate(coords.tolist()):
+            level0 = np.asarray(slide.read_region((x, y), 0, (128, 128)))[..., :3].astype(float)
+            for magnification in MAGNIFICATIONS[1:]:
+                edge = file.tile_px(magnification)
+                expected = level0.reshape(edge, 128 // edge, edge, 128 // edge, 3).mean(axis=(1, 3))
+                assert np.abs(file.read(magnification, index) - expected).max() <= 1
+
+
+def test_encoded_pictures_are_close_to_the_slide(tmp_path, smooth):
+    path = write_slide(tmp_path / "a.tiff", smooth, 1.0)
+    with TileFile(cut(tmp_path, path)) as file:
+        x, y = file.column("coords")[5]
+        error = np.abs(file.read(10.0, 5).astype(int) - smooth[y : y + 64, x : x + 64])
+        assert error.mean() < 6
+        assert file.tile_px(10.0) == 64
+        decode(file.jpegs(10.0)[5])
+
+
+@pytest.mark.parametrize(
+    ("mpp", "error"), [(0.97, 1e-3), (0.253, 0.02), (0.499, 0.02), (1.013, 0.02), (0.31, 1e-3)]
+)
+def test_field_of_view_is_physical(tmp_path, mpp, error):
+    """Near a whole ratio the field may be 2 % off; else it is exact to a tenth per cent."""
+    record = load_record(write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(300, 300), mpp)))
+    with tiles.Slide(record.path, record.mpp) as slide:
+        extent = slide.extent(512, 1.0, 0.02)
+    attributes = tiles.coords_attributes(record, extent, Tiles())
+    field_um = attributes["patch_size_level0"] * record.mpp[0]
+    assert abs(field_um / 512 - 1) <= error
+    assert extent[0] == pytest.approx(attributes["patch_size_level0"], abs=0.5)
+
+
+def test_odd_pyramid_keeps_the_field(tmp_path):
+    """A level that is not a whole fraction of level 0 (ratio 4.0098) is not read: no shift, no blur."""
+    picture = noise(821, 817)
+    path = write_slide(tmp_path / "odd.tiff", picture, 0.25, [reduced(picture, 4)])
+    with TileFile(cut(tmp_path, path)) as file:
+        assert file.n == 9
+        for index, (x, y) in enumerate(file.column("coords").tolist()):
+            expected = reduced(picture[y : y + 256, x : x + 256], 32)
+            assert np.abs(file.read(1.25, index).astype(int) - expected).max() <= 1
+
+
+def tridents_boxes(path):
+    """Level-0 x, y, edge of every patch, by the attributes of `coords` that TRIDENT goes by."""
+    with h5py.File(path) as file:
+        attributes = file["coords"].attrs
+        ratio = attributes["level0_magnification"] / attributes["target_magnification"]
+        others = {"patch_size_level0", "overlap", "name", "savetodir", "level0_width", "level0_height"}
+        assert others <= set(attributes)
+        return [(x, y, round(attributes["patch_size"] * ratio)) for x, y in file["coords"][()].tolist()]
+
+
+@pytest.mark.parametrize("mpp", [0.5, 0.253, 0.97, 0.31])
+def test_trident_reads_our_fields(tmp_path, mpp):
+    path = write_slide(tmp_path / "a.tiff", noise(600, 500), mpp)
+    out = cut(tmp_path, path)
+    with TileFile(out) as file:
+        coords, field_um = file.column("coords").tolist(), file.attributes["field_um_x"]
+        own = file.attributes["mpp_x"]
+        assert file.n > 0
+    boxes = tridents_boxes(out)
+    assert [list(box[:2]) for box in boxes] == coords
+    assert boxes[0][2] == round(field_um / own)
+
+
+@pytest.mark.parametrize(("mpp", "factors", "level"), [(0.25, (2, 4), 2), (0.5, (4,), None), (1.0, (2,), 0)])
+def test_clam_is_told_only_of_a_level_that_fits(tmp_path, mpp, factors, level):
+    picture = noise(512, 512)
+    path = write_slide(tmp_path / "a.tiff", picture, mpp, [reduced(picture, f) for f in factors])
+    with h5py.File(cut(tmp_path, path)) as file:
+        attributes = dict(file["coords"].attrs)
+    assert attributes.get("patch_level") == level
+    if level is not None:
+        field_px = attributes["patch_size"] * attributes["downsample"][0]
+        assert field_px == attributes["patch_size_level0"]
+
+
+def test_file_says_where_it_comes_from(tmp_path, picture):
+    path = write_slide(tmp_path / "a.tiff", picture)
+    with TileFile(cut(tmp_path, path)) as file:
+        found = file.attributes
+    assert found["reader"] == "openslide"
+    assert found["lowres_source"] == "derived"
+    assert found["mpp_source"] == "openslide.mpp"
+    assert found["source_size"] == path.stat().st_size
+    assert Tiles.model_validate_json(found["options"]) == OPTIONS
+    assert len(found["config_sha256"]) == 64
+    assert (found["slide_id"], found["verdict"], found["objective_power"]) == ("S1", "ok", "None")
+
+
+def test_file_is_the_same_twice(tmp_path, picture):
+    path = write_slide(tmp_path / "a.tiff", picture)
+    assert cut(tmp_path, path).read_bytes() == cut(tmp_path, path, out="again.h5").read_bytes()
+
+
+def test_choice_of_too_many_fields_is_fixed_nested_and_in_order(tmp_path, picture):
+    path = write_slide(tmp_path / "a.tiff", picture)
+    chosen = []
+    for most in (4, 8, 100):
+        with TileFile(cut(tmp_path, path, OPTIONS.model_copy(update={"max_per_slide": most}))) as file:
+            chosen.append([tuple(place) for place in file.column("grid").tolist()])
+    assert [len(places) for places in chosen] == [4, 8, 12]
+    assert set(chosen[0]) < set(chosen[1]) < set(chosen[2])
+    assert all(places == sorted(places) for places in chosen)
+
+
+def test_rejected_slide_and_slide_without_tissue_are_valid_empty_files(tmp_path):
+    rejected = write_record(tmp_path, tmp_path / "absent.tiff", "absent")
+    outline = tmp_path / "empty.geojson"
+    outline.write_text(tissue.geojson([], "absent"))
+    blank = write_record(
+        tmp_path, write_slide(tmp_path / "b.tiff", np.full((400, 400, 3), 250, np.uint8)), "blank"
+    )
+    for record in (rejected, blank):
+        tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS)
+        with TileFile(tmp_path / "t.h5") as file:
+            assert file.n == 0
+            assert file.magnifications == MAGNIFICATIONS
+            assert file.column("coords").shape == (0, 2)
+            assert all(
+                file.read_all(m).shape == (0, file.tile_px(m), file.tile_px(m), 3) for m in MAGNIFICATIONS
+            )
+
+
+def test_slide_smaller_than_a_field_is_said_to_be(tmp_path, caplog):
+    with TileFile(cut(tmp_path, write_slide(tmp_path / "a.tiff", noise(100, 400)))) as file:
+        assert file.n == 0
+    assert "smaller than one field of 64" in caplog.text
+
+
+def test_unreadable_field_is_kept_and_flagged(tmp_path, caplog):
+    """One of 121 fields lies on a spoilt tile: its row stays, grey; the others are untouched."""
+    picture = noise(704, 704)
+    path = write_slide(tmp_path / "a.tiff", picture, 1.0)
+    record = write_record(tmp_path, path)
+    spoil_tile(path, level=0, index=13)
+    tiles.write_tiles(record, write_whole_outline(tmp_path, record), tmp_path / "t.h5", OPTIONS)
+    with TileFile(tmp_path / "t.h5") as file:
+        flags = file.column("flags")
+        assert np.flatnonzero(flags).tolist() == [13]
+        assert flags[13] == tiles.READ_ERROR
+        assert np.unique(file.read(0.625, 13)).tolist() == [tiles.GREY]
+        x, y = file.column("coords")[14]
+        expected = reduced(picture[y : y + 64, x : x + 64], 16)
+        np.testing.assert_array_equal(file.read(0.625, 14), expected)
+    assert "field at 128, 64 cannot be read" in caplog.text
+
+
+def test_too_many_unreadable_fields_fail_and_leave_no_file(tmp_path):
+    path = write_slide(tmp_path / "a.tiff", noise(704, 704), 1.0)
+    record = write_record(tmp_path, path)
+    for index in (13, 15):
+        spoil_tile(path, level=0, index=index)
+    outline = write_whole_outline(tmp_path, record)
+    with pytest.raises(UserError, match="2 of 121 fields cannot be read, at most 1% are tolerated"):
+        tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS)
+    assert not (tmp_path / "t.h5").exists()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from lowmag import tiles
+from lowmag.config import Tiles
+append = tiles.TileWriter.append
+def slow(self, tile):
+    append(self, tile)
+    if self.n == 5:
+        self.file.flush()
+        print("half way", flush=True)
+        time.sleep(60)
+tiles.TileWriter.append = slow
+tiles.write_tiles(*map(Path, sys.argv[1:4]), Tiles.model_validate_json(sys.argv[4]))
+"""
+
+
+def test_killed_writer_leaves_no_file_and_a_rerun_completes(tmp_path, picture):
+    path = write_slide(tmp_path / "a.tiff", picture)
+    record = write_record(tmp_path, path)
+    outline, out = write_whole_outline(tmp_path, record), tmp_path / "tiles" / "t.h5"
+    command = [sys.executable, "-c", WRITER, str(record), str(outline), str(out), OPTIONS.model_dump_json()]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "half way\n"
+        os.kill(writer.pid, signal.SIGKILL)
+    assert not out.exists()
+    (left,) = out.parent.iterdir()
+    with pytest.raises(UserError, match=r"not complete|cannot be opened"):
+        TileFile(left)
+    tiles.write_tiles(record, outline, out, OPTIONS)
+    with TileFile(out) as file:
+        assert file.n == 12
+
+
+@real
+def test_jpeg2000_slide_is_cut_once_its_scale_is_given(tmp_path, caplog):
+    path = REAL_SLIDES / "TCGA-CR-7395-01A-01-TS1.svs"
+    record = write_record(tmp_path, path, mpp=0.5)
+    tissue.write_outline(record, tmp_path / "o.geojson", tmp_path / "o.png", Tissue())
+    with caplog.at_level(logging.INFO):
+        tiles.write_tiles(record, tmp_path / "o.geojson", tmp_path / "t.h5", Tiles())
+    with TileFile(tmp_path / "t.h5") as file, openslide.OpenSlide(path) as slide:
+        assert file.n == 7
+        assert file.column("tissue_fraction").min() >= 0.5
+        x, y = file.column("coords")[3].tolist()
+        level0 = np.asarray(slide.read_region((x, y), 0, (1024, 1024)))[..., :3].astype(float)
+        expected = level0.reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
+        assert np.abs(file.read(1.25, 3) - expected).max() <= 1
+    assert "7 tiles at 5 magnifications" in caplog.text
