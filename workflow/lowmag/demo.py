@@ -1,7 +1,7 @@
 """The demo cohort: who the slides belong to, and the files they are written to.
 
-Patients, growth patterns and slides are invented. `cohort` is pure and needs the standard library alone, because it is
-called while the rules are being read; the drawing itself is in `drawing`.
+Patients, growth patterns and slides are invented. `cohort` is pure and imports no numerics, because it is
+called while the rules are being read; the drawing is in `drawing`, `anatomy` and `nuclei`.
 """
 
 import csv
@@ -43,8 +43,9 @@ class DemoSlide:
 def cohort(options: Demo) -> list[DemoSlide]:
     """The slides of the cohort in the order of their ids, a function of the options alone.
 
-    A third of the slides carry no label: some are of patients who also have labelled slides, some of patients who
-    have none. A patient has one growth pattern. One unlabelled slide is without tissue, one labelled slide bears ink.
+    A third of the slides carry no label: some are of patients who also have labelled slides, some of
+    patients who have none. A patient has one growth pattern. One unlabelled slide is without tissue and
+    one labelled slide bears ink. Raises UserError when there are more patients than slides.
     """
     if options.patients > options.slides:
         raise UserError(

@@ -1,7 +1,7 @@
 """Nuclei of the demo slides: small pictures of single nuclei, and stamping them onto the haematoxylin layer.
 
-The three chromatin patterns have the same area, mean and variance of optical density, so that they differ in detail
-alone: at 2.5x a nucleus is two or three pixels and the patterns are the same.
+The three chromatin patterns have the same area, mean and variance of optical density, so that they differ
+in detail alone: at 2.5x a nucleus is two or three pixels and the patterns are nearly the same.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,18 @@ DIAMETER_UM = 11.0
 ROTATIONS = 16
 VARIANTS = 4
 SUPERSAMPLING = 4
+CONTRAST = 0.5  # standard deviation over mean of the density inside a nucleus
 
 
 @dataclass(frozen=True)
 class Nuclei:
-    """What to stamp: position in micrometres, kind (an index of CHROMATIN, or SPINDLE), aspect and direction."""
+    """Where nuclei are and what they look like; arrays over nuclei."""
 
-    x_um: NDArray[np.float32]
-    y_um: NDArray[np.float32]
-    kind: NDArray[np.intp]
+    x_um: NDArray[np.floating]
+    y_um: NDArray[np.floating]
+    kind: NDArray[np.intp]  # index of CHROMATIN, or SPINDLE
     is_long: NDArray[np.bool_]
-    angle: NDArray[np.float32]  # of the long axis, radians
+    angle: NDArray[np.floating]  # of the long axis, radians
 
 
 def stamp(
@@ -79,9 +80,9 @@ def _nucleus(u, v, kind: int, rng: np.random.Generator):
         pattern = np.clip((0.72 - radius) * 5, 0, 1)
     else:
         pattern = np.zeros_like(u)
-        turn = rng.uniform(0, 2 * np.pi)
-        for i in range(5):
-            x, y = 0.66 * np.cos(turn + 2 * np.pi * i / 5), 0.66 * np.sin(turn + 2 * np.pi * i / 5)
-            pattern = np.maximum(pattern, np.clip(1.6 - np.hypot(u - x, v - y) * 5, 0, 1))
+        angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi / 5 * (np.arange(5) + rng.uniform(-0.25, 0.25, 5))
+        for angle, away in zip(angles, rng.uniform(0.5, 0.75, 5), strict=True):
+            clump = np.hypot(u - away * np.cos(angle), v - away * np.sin(angle))
+            pattern = np.maximum(pattern, np.clip(1.6 - 5 * clump, 0, 1))
     values = pattern[inside]
-    return np.where(inside, 1 + 0.42 * (pattern - values.mean()) / values.std(), 0)
+    return np.where(inside, 1 + CONTRAST * (pattern - values.mean()) / values.std(), 0)
