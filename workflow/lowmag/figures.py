@@ -69,7 +69,7 @@ def confusion_of_study(tiles: Part, metrics: Sequence[Row], study: Study) -> Fig
     groups = {f"teacher, {name_of(study.teacher)}": tiles.probabilities[_teacher(study)]}
     for magnification in sorted(study.students, reverse=True):
         method, share = best_student(metrics, magnification)
-        title = f"{name_of(magnification)}: {method}" + (f", {share} % unlabelled" if share else "")
+        title = f"{name_of(magnification)}, {method}" + (f"\n{share} % unlabelled" if share else "")
         groups[title] = tiles.probabilities[Group("student", method, magnification, share)]
     return confusion(groups, tiles.truth.labels, study.classes)
 

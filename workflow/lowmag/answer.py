@@ -1,0 +1,121 @@
+"""The answer a report opens with, in words: how low one can go, at what loss and what saving."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lowmag.magnification import name_of
+from lowmag.wording import count, probability, score, seconds, student_name, times, whole, with_interval
+
+SIGNIFICANCE = 0.05
+ENOUGH_PATIENTS = 20  # as in bootstrap, which decides
+Content = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Two sentences, what they rest on, and what must be known before believing them."""
+
+    sentences: list[str]
+    basis: str
+    cautions: list[str] = field(default_factory=list)
+
+
+def answer(summary: Content) -> Answer:
+    """The answer in words from `summary.json`."""
+    student, teacher = summary["recommended"], summary["teacher"]
+    level, margin = summary["level"], summary["margin"]
+    teacher_name = f"{name_of(teacher['magnification'])} teacher"
+    if student:
+        lowest = name_of(student["magnification"])
+        opening = (
+            f"One can go down to {lowest}"
+            if is_firm(summary)
+            else f"{lowest} looks low enough, provisionally"
+        )
+        verdict = f"which is not worse than the teacher by more than the margin of {margin:g}"
+    else:
+        student = max(summary["best_per_magnification"], key=_lower_bound)
+        opening = (
+            f"No magnification below {name_of(teacher['magnification'])} could be shown to be good enough"
+        )
+        verdict = f"and a loss of more than the margin of {margin:g} cannot be ruled out"
+        opening += f"; {name_of(student['magnification'])} comes closest"
+    name = student_name(student["method"], student["magnification"], student["unlabelled"])
+    difference = with_interval(
+        {
+            "difference": student["difference"],
+            "low": student["difference_low"],
+            "high": student["difference_high"],
+        },
+        "difference",
+    )
+    first = (
+        f"{opening}: per {level}, the {name} reaches a balanced accuracy of {with_interval(student)} "
+        f"where the {teacher_name} reaches {with_interval(teacher)}, a difference of {difference}, {verdict}."
+    )
+    return Answer([first, saving(student, teacher, teacher_name)], basis(summary), cautions(summary))
+
+
+def is_firm(summary: Content) -> bool:
+    """Whether the recommended student passes on enough patients and corrected for how many were tried."""
+    p = summary["recommended"]["p_worse_holm"]
+    return summary["test"]["enough_patients"] and p is not None and p <= SIGNIFICANCE
+
+
+def saving(student: Content, teacher: Content, teacher_name: str) -> str:
+    """The sentence on what the student saves."""
+    text = f"It needs {times(student['compute_saving'])} times less computation than the {teacher_name}"
+    ratio = student["time_saving"]
+    if ratio is None:
+        return f"{text}."
+    quicker = f"{times(ratio)} times less time" if ratio >= 1 else f"{times(1 / ratio)} times more time"
+    if student["seconds_per_slide"] is None or teacher["seconds_per_slide"] is None:
+        return f"{text} and, as measured, {quicker} in the network (no slide was read)."
+    both = f"{seconds(student['seconds_per_slide'])} instead of {seconds(teacher['seconds_per_slide'])}"
+    return f"{text} and, as measured, {quicker} per slide, reading included ({both})."
+
+
+def basis(summary: Content) -> str:
+    """What the answer rests on: the test split, the seeds, the margin and what the brackets are."""
+    test = summary["test"]
+    seeds = f"mean over {summary['seeds']} training seeds" if summary["seeds"] > 1 else "one training seed"
+    inside = f"{100 * summary['confidence']:.0f} %"
+    return (
+        f"Measured on {count(test['patients'], 'test patient')} ({count(test['slides'], 'slide')}, "
+        f"{count(test['tiles'], 'tile')}) that no training and no model selection has used; {seeds}. "
+        f"Balanced accuracy is the share recognised, averaged over the {summary['classes']} classes. "
+        f"Brackets are {inside} intervals from {whole(summary['bootstrap'])} resamples of patients. "
+        f"“Not worse” means that the one-sided {inside} lower bound of the difference lies above "
+        f"−{summary['margin']:g}, the margin set in the config: {summary['n_not_worse']} of "
+        f"{count(summary['n_students'], 'student')} pass."
+    )
+
+
+def cautions(summary: Content) -> list[str]:
+    """What must be known before believing the answer, the weightiest first."""
+    found, test, student = [], summary["test"], summary["recommended"]
+    if not test["enough_patients"]:
+        found.append(
+            f"Only {count(test['patients'], 'test patient')}: below {ENOUGH_PATIENTS} the intervals are "
+            "narrower than they say and “not worse” is said too easily. Take the answer as preliminary."
+        )
+    if student and (student["p_worse_holm"] or 0) > SIGNIFICANCE:
+        found.append(
+            f"{summary['n_students']} students were compared. Corrected for that (Holm), the recommended one "
+            f"no longer passes (p = {probability(student['p_worse_holm'])}): confirm it on further patients."
+        )
+    if summary["seeds"] == 1:
+        found.append("One training seed: how much a repeated training would differ is not in the intervals.")
+    teacher = summary["teacher"]
+    if teacher["value"] is not None and teacher["value"] < 1.5 / summary["classes"]:
+        found.append(
+            f"The teacher itself reaches only {score(teacher['value'])} (chance is "
+            f"{score(1 / summary['classes'])}): not being worse than it says little."
+        )
+    return found
+
+
+def _lower_bound(student: Content) -> float:
+    bound = student["lower_bound"]
+    return float("-inf") if bound is None else bound

@@ -1,0 +1,77 @@
+"""The tables of results in the report: scores, comparisons and cost, written for people."""
+
+from collections.abc import Sequence
+
+from lowmag.config import Study
+from lowmag.magnification import name_of
+from lowmag.page import Cell, Table
+from lowmag.scores import HEADLINE, Row, has_reading, pick
+from lowmag.wording import METRICS, NONE, probability, score, three_digits, whole, with_interval
+
+SHOWN = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "kappa_quadratic", "ovr_accuracy")
+TEACHER, LABELS_ONLY = "teacher", "labels-only"
+
+
+def score_table(metrics: Sequence[Row], level: str, study: Study) -> Table:
+    """Scores of every run group on the test split of one level, with intervals and the spread over seeds."""
+    rows = pick(metrics, level=level, split="test", seed="mean")
+    names = [name for name in SHOWN if pick(rows, metric=name)]
+    spread = [f"sd of balanced accuracy, {len(study.seeds)} seeds"] if len(study.seeds) > 1 else []
+    table = Table(["magnification", "method", "unlabelled", *(METRICS[name] for name in names), *spread], 3)
+    for role, method, magnification, share in _groups(rows):
+        group = pick(rows, role=role, method=method, magnification=magnification, unlabelled=share)
+        of = {row["metric"]: row for row in group}
+        identity = [name_of(magnification), method, f"{share:.0f} %" if role == "student" else NONE]
+        values = [with_interval(of[name]) for name in names]
+        deviation = [score(of[HEADLINE]["sd_seeds"])] if spread else []
+        table.add(*identity, *values, *deviation, style="teacher" if role == TEACHER else "")
+    return table
+
+
+def _groups(rows: Sequence[Row]) -> list[tuple[str, str, float, float]]:
+    found = dict.fromkeys(
+        (row["role"], row["method"], row["magnification"], row["unlabelled"]) for row in rows
+    )
+    # Stable: within a magnification the order is that of the config.
+    return sorted(found, key=lambda group: (group[0] != TEACHER, -group[2]))
+
+
+def comparison_table(comparisons: Sequence[Row], level: str) -> Table:
+    """Paired differences of balanced accuracy of one level, to the teacher and to labels-only."""
+    rows = pick(comparisons, level=level, metric=HEADLINE)
+    against = {reference: pick(rows, reference=reference) for reference in (TEACHER, LABELS_ONLY)}
+    header = ["magnification", "method", "unlabelled", "difference to the teacher", "Holm p", "not worse?"]
+    if against[LABELS_ONLY]:
+        header += ["difference to labels-only", "Holm p"]
+    table = Table(header, 3)
+    for row in sorted(against[TEACHER], key=lambda row: -row["magnification"]):
+        identity = {name: row[name] for name in ("magnification", "method", "unlabelled")}
+        passes = row["not_worse"] == "True"
+        verdict = Cell("not worse" if passes else "not shown", "good" if passes else "")
+        cells = [with_interval(row, "difference"), probability(row["p_holm"]), verdict]
+        if against[LABELS_ONLY]:
+            other = pick(against[LABELS_ONLY], **identity)
+            cells += (
+                [with_interval(other[0], "difference"), probability(other[0]["p_holm"])]
+                if other
+                else [NONE] * 2
+            )
+        table.add(name_of(row["magnification"]), row["method"], f"{row['unlabelled']:.0f} %", *cells)
+    return table
+
+
+def cost_table(cost: Sequence[Row]) -> Table:
+    """What the teacher and a student of every magnification cost."""
+    header = ["", "network", "parameters", "GMAC per tile", "GMAC per mm²", "tiles/s", "mm²/s"]
+    read = has_reading(cost)
+    header += ["reading, s per slide", "network, s per slide", "together, s per slide"] if read else []
+    table = Table([*header, "less computation", "less time"], 2)
+    for row in cost:
+        name = f"{row['role']}, {name_of(row['magnification'])}"
+        plain = ["gmac_per_tile", "gmac_per_mm2", "tiles_per_s", "mm2_per_s"]
+        plain += ["read_s_per_slide", "network_s_per_slide", "seconds_per_slide"] if read else []
+        savings = [f"× {three_digits(row[key])}" for key in ("compute_saving", "time_saving")]
+        numbers = [three_digits(row[key]) for key in plain]
+        style = "teacher" if row["role"] == TEACHER else ""
+        table.add(name, row["model"], whole(row["parameters"]), *numbers, *savings, style=style)
+    return table
