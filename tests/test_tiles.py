@@ -282,3 +282,12 @@ def test_jpeg2000_slide_is_cut_once_its_scale_is_given(tmp_path, caplog):
         expected = level0.reshape(64, 16, 64, 16, 3).mean(axis=(1, 3))
         assert np.abs(file.read(1.25, 3) - expected).max() <= 1
     assert "7 tiles at 5 magnifications" in caplog.text
+
+
+def test_slide_jobs_import_nothing_heavy():
+    """A job per slide must start well under a second: torch, scipy and the like cost seconds."""
+    heavy = {"torch", "pandas", "scipy", "skimage", "sklearn", "matplotlib", "tifffile", "pyvips"}
+    code = "import sys; from lowmag import cli, config, check, tissue, tiles, reading; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "lowmag.tiles" in loaded.split()
+    assert not heavy & set(loaded.split())

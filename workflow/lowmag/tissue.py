@@ -166,8 +166,10 @@ def _faces(mask: np.ndarray) -> list[shapely.Polygon]:
     """The connected pieces of a mask, holes and all; pixels that touch at a corner only are apart."""
     if not mask.any():
         return []
-    lines = shapely.multilinestrings(_edges(mask))
-    faces = shapely.get_parts(shapely.polygonize([lines]))
+    ends = _edges(mask).reshape(-1, 2).astype(float)
+    pairs = np.arange(0, len(ends) + 1, 2)
+    lines = shapely.from_ragged_array(shapely.GeometryType.LINESTRING, ends, (pairs,))
+    faces = shapely.get_parts(shapely.polygonize(lines))
     inside = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int)
     return list(faces[mask[inside[:, 1], inside[:, 0]]])
 
