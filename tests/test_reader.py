@@ -90,15 +90,18 @@ def test_too_coarse_slide_is_refused(pyramid):
         slide.extent(256, 1.0)
 
 
-def test_nominal_levels_serve_only_when_asked(tmp_path):
-    picture = noise(1027, 1025)
-    path = write_slide(tmp_path / "odd.tiff", picture, 0.25, [np.zeros((256, 256, 3), np.uint8)])
+@pytest.mark.parametrize(("width", "nominal"), [(2050, True), (2080, False)])
+def test_nominal_levels_serve_only_when_asked(tmp_path, width, nominal):
+    """A black level of ratio 4.002 (of width 2050) shows that it is read; 4.03 is too far for that."""
+    picture = noise(256, width)
+    path = write_slide(tmp_path / "odd.tiff", picture, 0.25, [np.zeros((64, 512, 3), np.uint8)])
+    expected = reduced(picture[64:192, 64:192], 4)
     with Slide(path, (0.25, 0.25)) as slide:
-        assert slide.downsamples[1] != 4
-        np.testing.assert_array_equal(slide.read(64, 64, 64, (256, 256)), reduced(picture[64:320, 64:320], 4))
-        slide.read(64, 64, 64, (256, 256), exact=False)
-    with Slide(path, (0.25, 0.25)) as slide:
-        assert slide.downsamples[1] / 4 - 1 > 1e-3  # 1 in 256: too far for a nominal level too
+        assert 4 < slide.downsamples[1] < 4.04
+        np.testing.assert_array_equal(slide.read(64, 64, 32, (128, 128)), expected)
+        quick = slide.read(64, 64, 32, (128, 128), exact=False)
+    assert (quick.max() == 0) == nominal
+    assert (quick == expected).all() != nominal
 
 
 def test_outside_the_slide_is_white(pyramid, picture):
