@@ -47,8 +47,8 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
     """Magnification, number of tiles, mm2 and seconds of reading the slide's tiles, lowest first.
 
     Each magnification is read by itself from the coarsest level that serves, nominal levels included. Lowest
-    first: what the system's file cache gains from earlier reads favours high magnifications. One read beforehand
-    takes what the first read of a process costs out of the first figure.
+    first: what the system's file cache gains from earlier reads favours high magnifications. One read
+    beforehand takes what the first read of a process costs out of the first figure.
     """
     slide = load_record(record)
     with TileFile(tiles) as file:
@@ -63,7 +63,8 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
     mm2 = len(corners) * field_um[0] * field_um[1] / 1e6
     rows = []
     with Slide(slide.path, slide.mpp) as source:
-        source.read(*corners[0].tolist(), min(edges.values()), (extent[0], extent[1]), exact=False)
+        x, y = corners[0].tolist()
+        source.read(x, y, min(edges.values()), (extent[0], extent[1]), exact=False)
     for magnification, edge in edges.items():
         start = time.perf_counter()
         with Slide(slide.path, slide.mpp) as source:
