@@ -1,7 +1,7 @@
 """Tile files and splits of a tiny invented cohort in the real format: what training and prediction read.
 
-The class is the spacing of dark stripes, 3 of them in a tile for class 0, 6 for class 1: one can see it at all
-magnifications that are used here.
+The class is the spacing of dark stripes, 3 of them in a tile for class 0, 6 for class 1: visible at both
+magnifications.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-
 from lowmag.store import Layout, TileRow, writing
 
 CLASSES = ("calm", "busy")

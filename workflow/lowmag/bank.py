@@ -16,12 +16,13 @@ from lowmag.index import TileIndex
 from lowmag.magnification import name_of
 from lowmag.store import TileFile, decode
 
-# Of the free memory; the other half is for the network, its activations, the validation tiles and the targets.
+# Of the free memory; the other half is for network, activations, validation tiles and targets.
 RESIDENT_SHARE = 0.5
 # A JPEG of quality 90 is about a sixth of its pixels; a quarter is on the safe side.
 JPEG_SHARE = 0.25
 OPEN_FILES = 256  # a quarter of what a process may usually open
 Place = Literal["device", "memory", "encoded", "files"]
+Channels = tuple[float, float, float]
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Bank:
                     yield waiting.result().to(self.device, non_blocking=True)
                 waiting = following
 
-    def mean_and_std(self, ids: np.ndarray, n: int = 512) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation per channel of pixels in 0..1, 4 digits, over `n` of `ids` evenly spaced."""
+    def mean_and_std(self, ids: np.ndarray, n: int = 512) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of pixels in 0..1, over `n` evenly spaced `ids`, to 4 digits."""
         order = ids[np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(int)]
         total, square = np.zeros(3), np.zeros(3)
         for batch in self.batches(order, 16):
@@ -88,7 +89,7 @@ class Bank:
         mean = total / (len(order) * self.px**2)
         variance = square / (len(order) * self.px**2) - mean**2
         std = np.sqrt(np.maximum(variance, 1e-4))  # tiles of one flat colour still have a divisor
-        return tuple(mean.round(4).tolist()), tuple(std.round(4).tolist())
+        return _channels(mean), _channels(std)
 
     def _choose_place(self) -> Place:
         decoded = len(self.ids) * self.px**2 * 3
@@ -117,7 +118,7 @@ class Bank:
             end += len(ids)
 
     def _read_slide(self, slide: int, ids: np.ndarray) -> np.ndarray:
-        # A whole slide in one sequential read, rows chosen afterwards: h5py picks rows a hundred times slower.
+        # A whole slide in one read, rows chosen afterwards: h5py picks rows a hundred times slower.
         rows = self.index.row[ids]
         with TileFile(self.index.path(slide)) as file:
             if not file.is_jpeg(self.magnification):
@@ -161,11 +162,16 @@ class Bank:
         )
 
 
+def _channels(values: np.ndarray) -> Channels:
+    red, green, blue = values.round(4).tolist()
+    return red, green, blue
+
+
 def _tile_px(index: TileIndex, magnification: float) -> int:
     if magnification not in index.tile_px:
         stored = ", ".join(name_of(m) for m in index.tile_px) or "no slide"
         raise UserError(
-            f"the tile files hold no {name_of(magnification)} tiles (found {stored}); add the magnification to "
-            "tiles.students and rerun"
+            f"the tile files hold no {name_of(magnification)} tiles (found {stored}); add the magnification "
+            "to tiles.students and rerun"
         )
     return index.tile_px[magnification]

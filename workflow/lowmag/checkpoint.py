@@ -69,6 +69,7 @@ class Stop:
         # For saving, and for what came before: importing torch, waiting for a slow file system.
         self._deadline = time.monotonic() + budget_s - min(60.0, 0.1 * budget_s)
         self._previous: dict[signal.Signals, Any] = {}
+        self._signal = False
         self.reason = ""
 
     def __enter__(self) -> "Stop":
@@ -87,7 +88,12 @@ class Stop:
             self.reason = "the time budget is used up"
         return bool(self.reason)
 
+    def signalled(self) -> bool:
+        """Whether a signal came."""
+        return self._signal
+
     def _receive(self, number: int, _frame: FrameType | None) -> None:
+        self._signal = True
         self.reason = f"received {signal.Signals(number).name}"
 
 
@@ -105,6 +111,8 @@ class Checkpoint:
 
         A state of another digest, or one that cannot be read, is set aside as `checkpoint.other.pt`.
         """
+        for left_over in self.path.parent.glob(".checkpoint.*"):  # of a save that was killed
+            left_over.unlink(missing_ok=True)
         if not self.path.exists():
             return None
         try:

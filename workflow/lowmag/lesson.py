@@ -21,6 +21,7 @@ from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import mpp_of
 from lowmag.models import ModelSpec, Network, build
+from lowmag.optimizer import Adam
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
@@ -65,7 +66,7 @@ class Lesson:
     digest: str
     spec: ModelSpec
     network: Network
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     pool: Pool
     bank: Bank
     validation: Bank
@@ -119,12 +120,11 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     spec = _spec(task, bank, pool)
     # Teacher and student must not begin with the same weights: that would make their maps alike for nothing.
     torch.manual_seed(2 * job.seed + (task.role == "student"))
-    network = build(options, len(job.classes)).to(device, memory_format=memory_format(device))
+    network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
     if targets is not None:
         cells = grid_cells(options, spec.network_px)
         targets.check(index, spec, cells, network.head.in_features)
-    make = torch.optim.Adam if options.optimizer == "adam" else torch.optim.AdamW
-    optimizer = make(network.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=True)
+    optimizer = Adam(network.parameters(), options.weight_decay, decoupled=options.optimizer == "adamw")
     digest = _digest(task, index, held_out, targets)
     return Lesson(task, device, digest, spec, network.train(), optimizer, pool, bank, validation, targets)
 
@@ -195,8 +195,8 @@ def _open_targets(task: Task, device: torch.device) -> Targets | None:
     targets = Targets(task.targets, task.method, device)
     if targets.n_views == 1 and task.options.augment.dihedral:
         raise UserError(
-            f"targets {task.targets} hold one view, the student is shown eight; write targets with views: 8 or "
-            "set augment.dihedral: false"
+            f"targets {task.targets} hold one view, the student is shown eight; write targets with views: 8 "
+            "or set augment.dihedral: false"
         )
     return targets
 

@@ -17,17 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 class Meter:
-    """Time of the steps of one epoch in this session, and the lines about it."""
+    """Time of the steps of one epoch in this session (`n_steps` begun so far), and the lines about it."""
 
-    def __init__(self, batch_size: int, n_steps: int, device: torch.device) -> None:
-        self._batch_size, self._n_steps, self._device = batch_size, n_steps, device
+    def __init__(self, batch_size: int, expected_steps: int, device: torch.device) -> None:
+        self._batch_size, self._expected, self._device = batch_size, expected_steps, device
         self._began = self._logged = time.monotonic()
+        self._ended: float | None = None
         self._waited_s = 0.0
-        self._taken = 0
+        self.n_steps = 0
 
     def watching(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """The batches; the time they let one wait is counted, and a bar is shown on a terminal."""
-        bar = tqdm(total=self._n_steps, unit="step", leave=False, disable=not sys.stderr.isatty())
+        bar = tqdm(total=self._expected, unit="step", leave=False, disable=not sys.stderr.isatty())
         source = iter(batches)
         with bar:
             while True:
@@ -35,25 +36,26 @@ class Meter:
                 batch = next(source, None)
                 self._waited_s += time.monotonic() - asked
                 if batch is None:
+                    self._ended = time.monotonic()
                     return
+                self.n_steps += 1
                 yield batch
-                self._taken += 1
                 bar.update()
 
     @property
     def seconds(self) -> float:
-        """Seconds since the meter was made."""
-        return time.monotonic() - self._began
+        """Seconds of the steps so far, validation not included."""
+        return (self._ended or time.monotonic()) - self._began
 
     @property
     def seconds_per_step(self) -> float:
         """Mean time of a step."""
-        return self.seconds / max(1, self._taken)
+        return self.seconds / max(1, self.n_steps)
 
     @property
     def images_per_s(self) -> float:
         """Training tiles per second."""
-        return self._taken * self._batch_size / max(self.seconds, 1e-9)
+        return self.n_steps * self._batch_size / max(self.seconds, 1e-9)
 
     @property
     def waiting_share(self) -> float:

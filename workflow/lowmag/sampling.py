@@ -102,6 +102,6 @@ def _check_classes(by_class: Sequence[np.ndarray], classes: Sequence[str]) -> No
     if missing:
         found = ", ".join(f"{name}: {n}" for name, n in counts.items())
         raise UserError(
-            f"no training tile of class {', '.join(missing)} (found {found}); label slides of it in the train "
-            "split, change splits.seed, or take the class out of `classes`"
+            f"no training tile of class {', '.join(missing)} (found {found}); label slides of it in the "
+            "train split, change splits.seed, or take the class out of `classes`"
         )

@@ -1,7 +1,7 @@
 """`targets/seed{s}/{mag}x.h5`: what a teacher says of the training tiles, on one student's grid.
 
-Layout (schema `lowmag-targets`, version 1); N tiles in the order of the tile index of all train slides, V views in
-the numbering of `augment`, K classes, C channels, h x h cells:
+Layout (schema `lowmag-targets`, version 1); N tiles in the order of the train slides' index, V
+views in the numbering of `augment`, K classes, C channels, h x h cells:
 
 - root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256` and
   `complete`, which is written last;
@@ -36,7 +36,7 @@ CURE = "delete it and rerun `lowmag targets`"
 class Targets:
     """The targets of one student: those parts that its method compares with, on the device when they fit.
 
-    On the CPU, and on a GPU that they do not fit, the file is mapped: the system keeps in memory what is used.
+    On the CPU, and on a GPU that they do not fit, the file is mapped: the system keeps in memory what it can.
     """
 
     def __init__(self, path: Path, method: Method, device: torch.device) -> None:
@@ -47,10 +47,8 @@ class Targets:
             raise UserError(f"targets {path} cannot be opened as HDF5 ({error}); {CURE}") from error
         with file:
             self.attributes = _checked_attributes(file, path)
-            self._slides = [
-                (name.decode(), int(n))
-                for name, n in zip(file["slide_id"][()], file["count"][()], strict=True)
-            ]
+            names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
+            self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
             arrays = {name: _mapped(path, _stored(file, name, path)) for name in _needed(method)}
         room = RESIDENT_SHARE * free_bytes(device)
         self._resident = device.type == "cuda" and sum(a.nbytes for a in arrays.values()) <= room
@@ -125,7 +123,7 @@ def _needed(method: Method) -> list[str]:
 
 
 def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
-    found = dict(file.attrs)
+    found: dict[str, Any] = dict(file.attrs)
     if found.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {found.get('schema')!r}, expected {SCHEMA!r}: not a targets file")
     if int(found["schema_version"]) > SCHEMA_VERSION:
@@ -140,7 +138,7 @@ def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 def _stored(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     found = file.get(name)
     if not isinstance(found, h5py.Dataset):
-        raise UserError(f"targets {path} hold no {name}, which the method compares with; {CURE}")
+        raise UserError(f"targets {path} hold no {name}, which is asked of them; {CURE}")
     return found
 
 

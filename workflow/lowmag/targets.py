@@ -111,8 +111,8 @@ def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) 
     values = torch.stack(views, 1).cpu().numpy().astype(dtype)  # (B, V, ...)
     if not np.isfinite(values).all():
         raise UserError(
-            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values) - 1}; its "
-            "training diverged: lower teacher.lr and train it again"
+            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values) - 1}; "
+            "its training diverged: lower teacher.lr and train it again"
         )
     stored = file.get(name)
     if stored is None:

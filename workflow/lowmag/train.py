@@ -7,6 +7,7 @@ CPU with one thread its weights are the same bit for bit.
 
 import logging
 import math
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from lowmag.augment import apply_colour, apply_views
+from lowmag.augment import apply_colour, apply_views, dihedral
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
 from lowmag.config import CrossEntropy, Method, StudentTraining, Training
 from lowmag.device import autocast, memory_format, pick_device
@@ -59,6 +60,7 @@ class Progress:
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    validation_seconds: float = 0.0
     sessions: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -71,9 +73,9 @@ def _train(task: Task) -> int:
     with Stop(job.budget_minutes) as stop, locked(job.state):
         lesson = prepare_lesson(task, pick_device(job.threads))
         checkpoint = Checkpoint(job.state, lesson.digest, job.checkpoint_minutes)
-        progress = _begin(lesson, checkpoint.load())
+        progress = begin(lesson, checkpoint.load())
         while progress.epoch < lesson.options.epochs:
-            if not _run_epoch(lesson, progress, checkpoint, stop):
+            if not run_epoch(lesson, progress, checkpoint, stop):
                 checkpoint.save(_state(lesson, progress))
                 logger.info("%s: saved at epoch %d, step %d", stop.reason, progress.epoch + 1, progress.step)
                 return EXIT_UNFINISHED
@@ -82,7 +84,7 @@ def _train(task: Task) -> int:
     return 0
 
 
-def _run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: Stop) -> bool:
+def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: Stop) -> bool:
     """Train to the end of the epoch and validate; False as soon as the run has to stop."""
     options, n_steps = lesson.options, lesson.steps
     plan = plan_epoch(lesson, progress.epoch)
@@ -108,10 +110,15 @@ def _run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop:
         if checkpoint.due():
             checkpoint.save(_state(lesson, progress))
     _refuse_divergence(lesson, plan, progress)
-    figures = validate(lesson.network, lesson.spec, lesson.validation, options.precision, stop.asked)
+    # A session that made a step may leave validating to the next one; one that begins with it must do it.
+    if meter.n_steps and stop.asked(progress.validation_seconds):
+        return False
+    began = time.monotonic()
+    figures = validate(lesson.network, lesson.spec, lesson.validation, options.precision, stop.signalled)
     if figures is None:
         return False
-    progress.seconds = seconds_before + meter.seconds
+    progress.validation_seconds = time.monotonic() - began
+    progress.seconds += progress.validation_seconds
     _end_epoch(lesson, progress, figures, meter)
     return True
 
@@ -129,12 +136,10 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) 
         lesson.network.head.weight,
         _expected(lesson, plan, places),
     )
-    lesson.optimizer.zero_grad(set_to_none=True)
+    lesson.optimizer.zero_grad()
     parts["loss"].backward()
     clip_grad_norm_(lesson.network.parameters(), lesson.options.clip)
-    for group in lesson.optimizer.param_groups:
-        group["lr"] = lr
-    lesson.optimizer.step()
+    lesson.optimizer.step(lr)
     return torch.stack([parts[name].detach() for name in lesson.parts])
 
 
@@ -142,11 +147,17 @@ def _view(lesson: Lesson, plan: EpochPlan, places: slice, tiles: Tensor) -> Tens
     """What the network is shown of tiles (n, H, W, 3): turned, recoloured, standardised, (n, 3, H, W)."""
     tiles = tiles.permute(0, 3, 1, 2)
     if lesson.options.augment.dihedral:
-        tiles = apply_views(tiles, plan.views[places])
+        tiles = _turn(tiles, plan.views[places])
     pictures = as_unit(tiles)
     if plan.colour is not None:
         pictures = apply_colour(pictures, plan.colour[places])
     return normalise(pictures, lesson.spec).contiguous(memory_format=memory_format(lesson.device))
+
+
+def _turn(tiles: Tensor, views: Tensor) -> Tensor:
+    if tiles.device.type == "cpu":  # one copy in place of six; a GPU would wait for the host in every step
+        return torch.stack([dihedral(tile, view) for tile, view in zip(tiles, views.tolist(), strict=True)])
+    return apply_views(tiles, views)
 
 
 def _expected(lesson: Lesson, plan: EpochPlan, places: slice) -> TargetsBatch:
@@ -156,7 +167,7 @@ def _expected(lesson: Lesson, plan: EpochPlan, places: slice) -> TargetsBatch:
 
 
 def learning_rate(options: Training, step: int, n_steps: int) -> float:
-    """The rate of a step (from 0): a linear rise over `warmup` of the steps, then constant or half a cosine."""
+    """The rate of a step (from 0): a linear rise over `warmup` of the steps, then flat or half a cosine."""
     n_warmup = round(options.warmup * n_steps)
     if step < n_warmup:
         return options.lr * (step + 1) / n_warmup
@@ -171,14 +182,12 @@ def _end_epoch(lesson: Lesson, progress: Progress, figures: dict[str, float], me
     if reached >= progress.best_score:  # of equal epochs the later one
         progress.best_score, progress.best_epoch = reached, epoch
         progress.best = {k: v.detach().clone() for k, v in lesson.network.state_dict().items()}
-    row = {"epoch": epoch, "step": epoch * lesson.steps}
-    row["lr"] = learning_rate(lesson.options, row["step"] - 1, lesson.options.epochs * lesson.steps)
-    row |= _means(lesson, progress) | figures
-    meter.log(
-        f"epoch {epoch}/{lesson.options.epochs}", {k: v for k, v in row.items() if k not in ("epoch", "step")}
-    )
+    done, n_steps = epoch * lesson.steps, lesson.options.epochs * lesson.steps
+    shown = {"lr": learning_rate(lesson.options, done - 1, n_steps), **_means(lesson, progress), **figures}
+    meter.log(f"epoch {epoch}/{lesson.options.epochs}", shown)
     times = (progress.seconds, meter.images_per_s, meter.waiting_share)
-    progress.history.append(row | dict(zip(TIME_COLUMNS, times, strict=True)))
+    row = {"epoch": epoch, "step": done, **shown, **dict(zip(TIME_COLUMNS, times, strict=True))}
+    progress.history.append(row)
     progress.epoch, progress.step = epoch, 0
     progress.totals = torch.zeros_like(progress.totals)
 
@@ -200,7 +209,7 @@ def _refuse_divergence(lesson: Lesson, plan: EpochPlan, progress: Progress) -> N
     )
 
 
-def _begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
+def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     """A new run's progress, or the one of a saved state after putting it into network and optimiser."""
     totals = torch.zeros(len(lesson.parts), device=lesson.device)
     progress = Progress(totals, torch.tensor(NO_STEP, device=lesson.device))

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from lowmag.bank import Bank
-from lowmag.device import autocast, inference_batch
+from lowmag.device import Precision, autocast, inference_batch
 from lowmag.models import ModelSpec, Network, prepare
 
 FIGURES = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_kappa")
 
 
 def validate(
-    network: Network, spec: ModelSpec, bank: Bank, precision, asked: Callable[[], bool]
+    network: Network, spec: ModelSpec, bank: Bank, precision: Precision, asked: Callable[[], bool]
 ) -> dict[str, float] | None:
     """Loss, accuracy, balanced accuracy and quadratic kappa over the tiles of a bank, all of them labelled.
 
