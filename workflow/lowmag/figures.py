@@ -60,8 +60,13 @@ def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) 
         "calibration": calibration_of_study(tiles, metrics, study),
     }
     for name, figure in drawn.items():
-        with mpl.rc_context(STYLE), publishing(out / f"{name}.svg") as temporary:
-            figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "lowmag"})
+        save(figure, out / f"{name}.svg")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG, atomically and without a date, so that the same figure gives the same bytes."""
+    with mpl.rc_context(STYLE), publishing(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": "lowmag"})
 
 
 def confusion_of_study(tiles: Part, metrics: Sequence[Row], study: Study) -> Figure:

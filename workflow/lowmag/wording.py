@@ -18,8 +18,8 @@ METRICS = {
     "ovr_accuracy": "one-vs-rest accuracy",
     "ece": "ECE",
 }
-# A folder part may hold anything but what separates words and paths.
-_FOLDERS = re.compile(r"(?:[A-Za-z]:)?(?:[\\/]+[^\\/\s:;,'\"()]+)+[\\/]+(?=[^\\/\s])|(?<![\w.])[\\/](?=\w)")
+# An absolute path up to its last part; a relative one, as in slides.csv, stays.
+_FOLDERS = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/]+[^\\/\s:;,'\"()]+)*[\\/]+(?=[^\\/\s])")
 
 
 def three_digits(value: float | None) -> str:
@@ -92,5 +92,5 @@ def student_name(method: str, magnification: float, unlabelled: float) -> str:
 
 
 def without_folders(text: str) -> str:
-    """A message with every path in it cut to its last part, so that no folder of a machine is told."""
+    """A message with every absolute path cut to its last part, so that no folder of a machine is told."""
     return _FOLDERS.sub("", text)

@@ -1,0 +1,93 @@
+from typing import Any
+
+from lowmag.answer import answer
+
+
+def student(magnification: float, **changes: Any) -> dict[str, Any]:
+    content = {
+        "method": "dipalma2021",
+        "magnification": magnification,
+        "unlabelled": 100,
+        "difference": -0.02,
+        "difference_low": -0.049,
+        "difference_high": 0.01,
+        "lower_bound": -0.045,
+        "not_worse": True,
+        "p_worse_holm": 0.01,
+        "value": 0.86,
+        "low": 0.80,
+        "high": 0.91,
+        "compute_saving": 64.0,
+        "time_saving": 11.2,
+        "seconds_per_slide": 0.28,
+    }
+    return content | changes
+
+
+def summary(recommended: dict[str, Any] | None, *others: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    content = {
+        "level": "slide",
+        "metric": "balanced_accuracy",
+        "margin": 0.05,
+        "confidence": 0.95,
+        "bootstrap": 10_000,
+        "seeds": 3,
+        "classes": 3,
+        "test": {"patients": 40, "slides": 52, "tiles": 900, "enough_patients": True},
+        "teacher": student(10.0, value=0.88, low=0.82, high=0.93, seconds_per_slide=3.1, compute_saving=1.0),
+        "n_students": 20,
+        "n_not_worse": 1 if recommended else 0,
+        "recommended": recommended,
+        "best_per_magnification": [recommended, *others] if recommended else list(others),
+    }
+    return content | changes
+
+
+def test_a_firm_answer_is_two_sentences_of_loss_and_saving() -> None:
+    found = answer(summary(student(1.25)))
+    assert len(found.sentences) == 2
+    first, second = found.sentences
+    assert first.startswith("One can go down to 1.25x: per slide, the 1.25x student (dipalma2021, 100 %")
+    for part in ("0.86 [0.80, 0.91]", "0.88 [0.82, 0.93]", "−0.02 [−0.05, +0.01]", "margin of 0.05"):
+        assert part in first
+    for part in ("64 times less computation", "11 times less time", "0.28 s instead of 3.1 s"):
+        assert part in second
+    for part in ("40 test patients", "52 slides", "900 tiles", "3 training seeds", "1 of 20 students"):
+        assert part in found.basis
+    assert found.cautions == []
+
+
+def test_few_patients_make_the_answer_provisional_and_are_warned_of() -> None:
+    few = {"patients": 8, "slides": 16, "tiles": 128, "enough_patients": False}
+    found = answer(summary(student(1.25), test=few))
+    assert found.sentences[0].startswith("1.25x looks low enough, provisionally")
+    assert "Only 8 test patients" in found.cautions[0]
+
+
+def test_an_answer_that_fails_the_correction_is_provisional() -> None:
+    found = answer(summary(student(1.25, p_worse_holm=0.3)))
+    assert found.sentences[0].startswith("1.25x looks low enough, provisionally")
+    assert "(p = 0.30)" in found.cautions[0]
+
+
+def test_when_no_student_qualifies_the_closest_is_named() -> None:
+    near, far = student(5.0, lower_bound=-0.06, compute_saving=4.0), student(2.5, lower_bound=-0.2)
+    first, second = answer(summary(None, far, near)).sentences
+    assert first.startswith("No magnification below 10x could be shown to be good enough; 5x comes closest")
+    assert "cannot be ruled out" in first
+    assert "4 times less computation" in second
+
+
+def test_a_slower_student_is_called_slower() -> None:
+    assert "2 times more time" in answer(summary(student(1.25, time_saving=0.5))).sentences[1]
+
+
+def test_pictures_have_no_seconds_per_slide() -> None:
+    second = answer(summary(student(1.25, seconds_per_slide=None))).sentences[1]
+    assert "11 times less time in the network (no slide was read)" in second
+
+
+def test_one_seed_and_a_teacher_near_chance_are_warned_of() -> None:
+    found = answer(summary(student(1.25), seeds=1, teacher=student(10.0, value=0.4)))
+    assert any("One training seed" in caution for caution in found.cautions)
+    assert any("chance is 0.33" in caution for caution in found.cautions)
