@@ -1,4 +1,4 @@
-"""What the workflow knows before it runs: config, sheet, classes, and the slice of both each rule depends on."""
+"""What the workflow knows before it runs: config, sheet, classes, and the slice each rule depends on."""
 
 import json
 from dataclasses import dataclass
@@ -75,8 +75,8 @@ class Plan:
             found = sorted({row.label for row in self._rows if row.label})
         if len(found) < 2:
             raise UserError(
-                f"{self.sheet}: column label holds {len(found)} classes ({', '.join(found) or 'none'}), expected at least 2; "
-                "fill in the labels of the slides that have one"
+                f"{self.sheet}: column label holds {len(found)} classes ({', '.join(found) or 'none'}), "
+                "expected at least 2; fill in the labels of the slides that have one"
             )
         return list(found)
 
@@ -107,7 +107,7 @@ class Plan:
 
     @property
     def gallery(self) -> list[str]:
-        """Folders of one student per magnification to show: the last method with a teacher, all slides, first seed."""
+        """Folders of the students to show, one per magnification: last method with a teacher, first seed."""
         shown = [name for name, method in self.config.methods.items() if method.needs_teacher]
         method = (shown or list(self.config.methods))[-1]
         seed, share = self.study.seeds[0], self.study.shares(method)[-1]
@@ -149,7 +149,7 @@ class Plan:
         return getattr(self.config.compute, kind)
 
     def slide_size(self, slide: str) -> int:
-        """Bytes of a slide's file, so that a replaced file reruns its stages; 0 for a slide yet to be drawn."""
+        """Bytes of a slide's file, so that a replaced one reruns its stages; 0 for one yet to be drawn."""
         path = self.slides[slide].path
         return 0 if self.is_demo or not path.exists() else path.stat().st_size
 
