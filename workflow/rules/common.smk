@@ -48,7 +48,7 @@ if "conda" in {
         f'export PYTHONPATH="{PACKAGE_FOLDER}"; lowmag() {{ python -m lowmag.cli "$@"; }}; '
     )
 
-# `gpu=1` of a rule is a counter to Snakemake: unless the user gave its size, it is the number of devices.
+# To Snakemake `gpu` is a counter. Unless the user gave its size, it is the number of devices.
 if gate.gpu_count() and "gpu" not in workflow.global_resources:
     workflow.global_resources["gpu"] = gate.gpu_count()
 
@@ -109,6 +109,18 @@ def targets_flag(wildcards, input):
 
 def magnification_number(wildcards):
     return wildcards.magnification.removesuffix("x")
+
+
+def folder_of_records(wildcards, input):
+    return str(Path(input.records[0]).parent)
+
+
+def folder_of_tiles(wildcards, input):
+    return str(Path(input.tiles[0]).parent)
+
+
+def folder_of_predictions(wildcards, input):
+    return str(Path(input.tiles[0]).parents[2])
 
 
 def check_table():

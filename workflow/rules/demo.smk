@@ -12,7 +12,7 @@ if plan.is_demo:
             mem_mb=2000,
             runtime=30,
         params:
-            folder=f"{OUT}/demo",
+            folder=subpath(output[0], ancestor=2),
             options=plan.options("demo"),
             code=plan.code("demo"),
         shell:
@@ -30,7 +30,7 @@ if plan.is_demo:
             mem_mb=1000,
             runtime=10,
         params:
-            folder=f"{OUT}/demo",
+            folder=subpath(output[0], parent=True),
             options=plan.options("demo"),
             code=plan.code("demo"),
         shell:

@@ -17,8 +17,8 @@ if not plan.from_pictures:
             mem_mb=plan.job("slide").mem_mb,
             runtime=plan.job("slide").runtime,
         params:
-            records=f"{OUT}/slides",
-            tiles=f"{OUT}/tiles",
+            records=folder_of_records,
+            tiles=folder_of_tiles,
             slides=plan.config.evaluation.reading_slides,
             code=plan.code("reading"),
         shell:
@@ -61,7 +61,7 @@ rule evaluate:
         mem_mb=4000,
         runtime=120,
     params:
-        predictions=f"{OUT}/predictions",
+        predictions=folder_of_predictions,
         out=subpath(output.metrics, parent=True),
         reading=reading_flag,
         study=plan.study_options(),

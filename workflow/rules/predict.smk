@@ -17,7 +17,7 @@ rule predictions:
         mem_mb=plan.job("predictions").mem_mb,
         runtime=plan.job("predictions").runtime,
     params:
-        tiles=f"{OUT}/tiles",
+        tiles=folder_of_tiles,
         out=subpath(output.tiles, parent=True),
         code=plan.code("predict"),
     shell:

@@ -19,7 +19,7 @@ rule figures:
         mem_mb=2000,
         runtime=30,
     params:
-        predictions=f"{OUT}/predictions",
+        predictions=folder_of_predictions,
         evaluation=subpath(input.metrics, parent=True),
         out=subpath(output[0], parent=True),
         study=plan.study_options(),
@@ -51,7 +51,7 @@ rule gallery:
         mem_mb=4000,
         runtime=30,
     params:
-        tiles=f"{OUT}/tiles",
+        tiles=folder_of_tiles,
         code=plan.code("gallery"),
     shell:
         "lowmag gallery --teacher {input.teacher:q} --students {input.students:q} --tiles {params.tiles:q}"
@@ -85,7 +85,7 @@ rule report:
         mem_mb=2000,
         runtime=30,
     params:
-        results=OUT,
+        results=subpath(output[0], parent=True),
         study=plan.study_options(),
         code=plan.code("report"),
     shell:

@@ -44,7 +44,7 @@ if not plan.from_pictures:
             mem_mb=1000,
             runtime=60,
         params:
-            records=f"{OUT}/slides",
+            records=folder_of_records,
             magnification=plan.config.tiles.teacher,
             options=plan.options("check"),
             code=plan.code("check"),

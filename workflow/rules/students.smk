@@ -17,7 +17,7 @@ rule student:
         mem_mb=plan.job("students").mem_mb,
         runtime=plan.job("students").runtime,
     params:
-        tiles=f"{OUT}/tiles",
+        tiles=folder_of_tiles,
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}",
         classes=json.dumps(CLASSES),

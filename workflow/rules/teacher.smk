@@ -16,7 +16,7 @@ rule teacher:
         mem_mb=plan.job("teacher").mem_mb,
         runtime=plan.job("teacher").runtime,
     params:
-        tiles=f"{OUT}/tiles",
+        tiles=folder_of_tiles,
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/teacher/seed{{seed}}",
         classes=json.dumps(CLASSES),
@@ -50,7 +50,7 @@ rule targets:
         mem_mb=plan.job("predictions").mem_mb,
         runtime=plan.job("predictions").runtime,
     params:
-        tiles=f"{OUT}/tiles",
+        tiles=folder_of_tiles,
         out=subpath(output[0], parent=True),
         options=plan.target_options(),
         code=plan.code("targets"),

@@ -14,7 +14,7 @@ if plan.from_pictures:
             mem_mb=plan.job("slide").mem_mb,
             runtime=plan.job("slide").runtime,
         params:
-            folder=f"{OUT}/tiles",
+            folder=subpath(output[0], parent=True),
             pictures=plan.options("pictures"),
             classes=json.dumps(CLASSES),
             options=plan.options("tiles"),
