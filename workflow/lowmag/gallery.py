@@ -132,7 +132,7 @@ def draw(
     classes = viewers[0].spec.classes
     columns = max(len(viewers), 3)
     edge = WIDTH_IN / columns
-    figure = Figure(figsize=(WIDTH_IN, (2 * edge + 0.85) * len(labels) + 0.3), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, (2 * edge + 0.72) * len(labels) + 0.3), layout="constrained")
     parts = figure.subfigures(len(labels), 1, squeeze=False)[:, 0]
     for n, (part, label) in enumerate(zip(parts, labels, strict=True)):
         part.suptitle(headings[n], x=0.01, ha="left", fontsize=9.5, fontweight="bold")

@@ -139,6 +139,6 @@ def log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def panels_in_row(n: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels side by side, the page wide (a single panel: two thirds of it)."""
-    figure = Figure(figsize=(WIDTH_IN if n > 1 else 0.65 * WIDTH_IN, height), layout="constrained")
+    """A figure of n panels side by side, the page wide."""
+    figure = Figure(figsize=(WIDTH_IN, height), layout="constrained")
     return figure, list(figure.subplots(1, n, squeeze=False)[0])
