@@ -9,10 +9,11 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
+N_SLIDES = 15  # the fewest with three labelled patients of each class
 
-# Ten tiles of 256 um per slide, one epoch: a minute for the whole DAG on two cores.
+# Two tiles of 256 um per slide and one epoch: a minute for the whole study on two cores.
 TINY = {
-    "demo": {"slides": 9, "patients": 9, "size_um": 1280},
+    "demo": {"slides": N_SLIDES, "patients": N_SLIDES, "size_um": 1280},
     "splits": {"val": 0.34, "test": 0.33},
     "tiles": {"field_um": 256, "max_per_slide": 2, "students": [5, 1.25]},
     "teacher": {"epochs": 1, "batch_size": 8},

@@ -5,14 +5,14 @@ import re
 import pytest
 import yaml
 
-from tests.workflow.study_folder import REPOSITORY
+from tests.workflow.study_folder import N_SLIDES, REPOSITORY
 
 GPU_RULES = {"teacher", "targets", "student", "predictions"}
 
 
 def test_dry_run_lists_jobs(study):
     planned = study.planned()
-    assert planned["tiles"] == planned["tissue"] == planned["inspect"] == planned["demo_slide"] == 9
+    assert planned["tiles"] == planned["tissue"] == planned["inspect"] == planned["demo_slide"] == N_SLIDES
     assert planned["teacher"] == planned["targets"] == planned["report"] == 1
     # labels-only at two magnifications, delamor2024 at two magnifications and two shares
     assert planned["student"] == 6

@@ -10,7 +10,7 @@ import pytest
 from lowmag import cli
 from lowmag.store import TileFile
 
-from tests.workflow.study_folder import REPOSITORY, StudyFolder
+from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
 
 SLIDE_RULES = {"inspect", "tissue", "tiles"}
 STUDENT_RULES = {"student", "predictions", "evaluate", "figures", "gallery", "report", "all"}
@@ -22,7 +22,7 @@ def finished(tmp_path_factory) -> StudyFolder:
     """A study on a sheet of its own, run to the end once."""
     study = StudyFolder(tmp_path_factory.mktemp("study"))
     study.configure()
-    demo = '{"slides": 9, "patients": 9, "size_um": 1280}'
+    demo = json.dumps(TINY["demo"])
     assert cli.main(["demo", "--out", str(study.folder / "cohort"), "--options", demo]) == 0
     study.configure(slides="cohort/slides.csv")
     result = study.snakemake()
@@ -42,8 +42,8 @@ def test_says_once_that_there_is_no_gpu(finished):
 
 def test_every_stage_left_its_files(finished):
     folder = results(finished)
-    verdicts = list(csv.DictReader((folder / "check.tsv").open(), delimiter="\t"))
-    assert len(verdicts) == 9
+    verdicts = list(csv.DictReader((folder / "check.tsv").read_text().splitlines(), delimiter="\t"))
+    assert len(verdicts) == N_SLIDES
     assert {row["verdict"] for row in verdicts} == {"ok"}
     with TileFile(folder / "tiles" / f"{verdicts[0]['slide_id']}.h5") as tiles:
         assert tiles.magnifications == [10, 5, 1.25]
@@ -88,7 +88,7 @@ def test_more_seeds_rerun_no_finished_student(finished):
 def test_field_reruns_tiles_but_not_tissue(finished):
     planned = finished.planned("--config", "tiles={field_um: 512}")
     assert set(planned) == {"tiles", "reading"} | TRAINING_RULES
-    assert planned["tiles"] == 9
+    assert planned["tiles"] == N_SLIDES
 
 
 def test_job_sizes_rerun_nothing(finished):

@@ -1,5 +1,6 @@
 """What the workflow knows before it runs: config, sheet, classes, and the slice each rule depends on."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -152,6 +153,10 @@ class Plan:
         """Bytes of a slide's file, so that a replaced one reruns its stages; 0 for one yet to be drawn."""
         path = self.slides[slide].path
         return 0 if self.is_demo or not path.exists() else path.stat().st_size
+
+    def template(self, name: str) -> str:
+        """Digest of a template: the fingerprint of the code sees Python alone."""
+        return hashlib.sha256((Path(__file__).parent / "templates" / name).read_bytes()).hexdigest()[:16]
 
     def code(self, *modules: str) -> str:
         """Fingerprint of the code a rule runs."""
