@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-CHROMATIN = ("vesicular", "clumped", "cored")
+CHROMATIN = ("ringed", "clumped", "cored")
 SPINDLE = len(CHROMATIN)  # nuclei of the stroma, the same in every growth pattern
 DIAMETER_UM = 11.0
 ROTATIONS = 16
 VARIANTS = 4
 SUPERSAMPLING = 4
+LAYER_DENSITY = 0.0054  # optical density of green per grey level of the layer
 CONTRAST = 0.5  # standard deviation over mean of the density inside a nucleus
 
 
@@ -61,28 +62,31 @@ def _bank(mpp: float, density: float, rng: np.random.Generator) -> NDArray[np.ui
         shrink = 0.75 if kind == SPINDLE else 1.0
         u = (x_um * np.cos(angle) + y_um * np.sin(angle)) / (size * shrink * np.sqrt(ratio))
         v = (y_um * np.cos(angle) - x_um * np.sin(angle)) / (size * shrink / np.sqrt(ratio))
-        picture = density * _nucleus(u, v, kind, rng)
-        shape = (edge, SUPERSAMPLING, edge, SUPERSAMPLING)
-        bank[kind, aspect, turn, variant] = picture.reshape(shape).mean((1, 3)).clip(0, 255)
+        light = np.exp(-LAYER_DENSITY * density * _nucleus(u, v, kind, rng))
+        light = light.reshape(edge, SUPERSAMPLING, edge, SUPERSAMPLING).mean((1, 3))
+        bank[kind, aspect, turn, variant] = np.rint(-np.log(light) / LAYER_DENSITY).clip(0, 255)
     return bank
 
 
 def _nucleus(u, v, kind: int, rng: np.random.Generator):
-    """Relative density of one nucleus, mean 1 inside the unit circle of (u, v), 0 outside."""
-    radius = np.sqrt(u * u + v * v)
+    """Relative density of one nucleus: inside the unit circle of (u, v) values of mean 1, outside 0.
+
+    A pattern says in which order points are dark; the values are the same for all, spread from light to dark.
+    """
+    radius = np.hypot(u, v)
     inside = radius < 1
     if kind == SPINDLE:
         return np.where(inside, 1.0, 0.0)
-    if CHROMATIN[kind] == "vesicular":
-        x, y = rng.uniform(-0.2, 0.2, 2)
-        pattern = np.where((radius > 0.8) | (np.hypot(u - x, v - y) < 0.3), 1.0, 0.0)
+    if CHROMATIN[kind] == "ringed":
+        darkness = -np.abs(radius - 0.6)
     elif CHROMATIN[kind] == "cored":
-        pattern = np.clip((0.72 - radius) * 5, 0, 1)
+        darkness = -radius
     else:
-        pattern = np.zeros_like(u)
-        angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi / 5 * (np.arange(5) + rng.uniform(-0.25, 0.25, 5))
-        for angle, away in zip(angles, rng.uniform(0.5, 0.75, 5), strict=True):
-            clump = np.hypot(u - away * np.cos(angle), v - away * np.sin(angle))
-            pattern = np.maximum(pattern, np.clip(1.6 - 5 * clump, 0, 1))
-    values = pattern[inside]
-    return np.where(inside, 1 + CONTRAST * (pattern - values.mean()) / values.std(), 0)
+        angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi / 5 * (np.arange(5) + rng.uniform(-0.2, 0.2, 5))
+        away = rng.uniform(0.5, 0.6, 5)
+        clumps = zip(away * np.cos(angles), away * np.sin(angles), strict=True)
+        darkness = -np.min([np.hypot(u - x, v - y) for x, y in clumps], axis=0)
+    share = (darkness[inside].argsort().argsort() + 0.5) / inside.sum()  # of the nucleus that is lighter
+    relative = np.zeros_like(u)
+    relative[inside] = 1 + CONTRAST * np.sign(share - 0.5) * np.sqrt(np.abs(2 * share - 1)) * np.sqrt(2)
+    return relative
