@@ -24,6 +24,8 @@ class Answer:
 def answer(summary: Content) -> Answer:
     """The answer in words from `summary.json`."""
     student, teacher = summary["recommended"], summary["teacher"]
+    if not has_learned(summary):
+        return Answer(no_answer(summary), basis(summary), cautions(summary))
     level, margin = summary["level"], summary["margin"]
     teacher_name = f"{name_of(teacher['magnification'])} teacher"
     if student:
@@ -55,6 +57,23 @@ def answer(summary: Content) -> Answer:
         f"where the {teacher_name} reaches {with_interval(teacher)}, a difference of {difference}, {verdict}."
     )
     return Answer([first, saving(student, teacher, teacher_name)], basis(summary), cautions(summary))
+
+
+def has_learned(summary: Content) -> bool:
+    """Whether the teacher is better than chance: the lower end of its interval lies above it."""
+    low = summary["teacher"]["low"]
+    return low is not None and low > 1 / summary["classes"]
+
+
+def no_answer(summary: Content) -> list[str]:
+    """The sentences on a study whose teacher knows no more than chance."""
+    return [
+        f"This study has no answer: per {summary['level']}, the teacher itself reaches a balanced accuracy of "
+        f"{with_interval(summary['teacher'])}, which is not better than chance "
+        f"({score(1 / summary['classes'])}), so a student that is not worse than it shows nothing.",
+        "Train the teacher longer, on more labelled slides or at a higher magnification, and look at its "
+        "learning curve before reading on.",
+    ]
 
 
 def is_firm(summary: Content) -> bool:
@@ -107,12 +126,6 @@ def cautions(summary: Content) -> list[str]:
         )
     if summary["seeds"] == 1:
         found.append("One training seed: how much a repeated training would differ is not in the intervals.")
-    teacher = summary["teacher"]
-    if teacher["value"] is not None and teacher["value"] < 1.5 / summary["classes"]:
-        found.append(
-            f"The teacher itself reaches only {score(teacher['value'])} (chance is "
-            f"{score(1 / summary['classes'])}): not being worse than it says little."
-        )
     return found
 
 
