@@ -1,7 +1,7 @@
 """Adam and AdamW on torch's operations for lists of tensors.
 
-`torch.optim` imports torch's compiler at its first step: about 4 s (`benchmarks/optimizer_import.py`), minutes
-in the dozens of short runs of a study. A test compares with it.
+`torch.optim` imports its compiler at the first step: about 4 s (`benchmarks/optimizer_import.py`), which the
+dozens of short runs of a study would each pay. A test compares with it.
 """
 
 # pyright: reportPrivateImportUsage=false

@@ -1,0 +1,217 @@
+"""Targets: what is stored is what the teacher says of the very same view; wrong files are refused."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from lowmag.augment import dihedral, dihedral_inverse
+from lowmag.bank import Bank
+from lowmag.config import Architecture, Method, TargetOptions
+from lowmag.errors import UserError
+from lowmag.index import TileIndex, index_tiles
+from lowmag.methods import teacher_targets
+from lowmag.models import ModelSpec, build, load_model, prepare, save_model, weights_sha256
+from lowmag.splits import read_splits
+from lowmag.store import Layout, TileRow, writing
+from lowmag.target_file import Targets
+from lowmag.targets import write_targets
+from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
+
+CPU = torch.device("cpu")
+OPTIONS = TargetOptions(
+    grids={"2.5x": 2, "5x": 4}, resizes=["area", "bicubic", "maxpool"], attention=["inside", "outside"]
+)
+ALL_TERMS = Method.model_validate(
+    {"soft_labels": 1, "features": {"resize": "maxpool+bicubic"}, "attention": 1}
+)
+TEACHER = ModelSpec(
+    role="teacher",
+    model="resnet10gn",
+    stride=8,
+    classes=CLASSES,
+    magnification=HIGH,
+    tile_px=64,
+    field_um=64.0,
+    input="native",
+    teacher_px=64,
+    mean=(0.6, 0.5, 0.6),
+    std=(0.2, 0.2, 0.2),
+)
+STUDENT = replace(TEACHER, role="student", magnification=LOW, tile_px=16)
+
+
+@dataclass(frozen=True)
+class Made:
+    teacher: Path
+    tiles: Path
+    splits: Path
+    out: Path
+
+    @property
+    def index(self) -> TileIndex:
+        return index_tiles(self.tiles, [r for r in read_splits(self.splits) if r.split == "train"], CLASSES)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("targets")
+    # More tiles than a batch of the writer holds is not needed: 12 tiles, one slide of them empty.
+    tiles, splits = make_cohort(
+        folder, Cohort(train=("calm", "busy", "", "calm"), tile_labels={"train1": ()})
+    )
+    torch.manual_seed(0)
+    teacher = folder / "model.safetensors"
+    save_model(teacher, build(Architecture(stride=8), 2), TEACHER)
+    write_targets(teacher, tiles, splits, folder / "targets", OPTIONS, threads=1)
+    return Made(teacher, tiles, splits, folder / "targets")
+
+
+def online(made: Made, ids: list[int], views: list[int], cells: int):
+    network, spec = load_model(made.teacher)
+    bank = Bank(made.index, np.arange(made.index.n), HIGH, CPU)
+    pictures = prepare(torch.cat(list(bank.batches(np.array(ids), 100))), spec)
+    turned = torch.stack([dihedral(picture, view) for picture, view in zip(pictures, views, strict=True)])
+    with torch.inference_mode():
+        return teacher_targets(
+            network(turned),
+            network.head.weight,
+            cells,
+            resizes=["maxpool", "bicubic", "area"],
+            relus=["inside", "outside"],
+        )
+
+
+@pytest.mark.parametrize("views", [[view] * 4 for view in range(8)] + [[3, 0, 6, 5]])
+def test_cached_is_what_the_teacher_says_online(made: Made, views: list[int]) -> None:
+    ids = [0, 11, 5, 5]
+    targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)
+    labels = torch.tensor([0, 0, -1, -1])
+    cached = targets.batch(torch.tensor(ids), torch.tensor(views), labels)
+    expected = online(made, ids, views, 2)
+    assert cached.labels is labels
+    torch.testing.assert_close(cached.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    assert set(cached.features) == {"maxpool", "bicubic"}
+    assert set(cached.attention) == {"inside"}
+    for form, maps in cached.features.items():
+        # float16 keeps 11 bits.
+        torch.testing.assert_close(maps, expected.features[form], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(cached.attention["inside"], expected.attention["inside"], rtol=1e-3, atol=1e-4)
+
+
+def test_views_differ_by_more_than_a_flip_of_the_map(made: Made) -> None:
+    """The stored views are worth their room: the map of a view is not the turned map of the tile."""
+    targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)
+    ids = torch.arange(4)
+    upright, flipped = (
+        targets.batch(ids, torch.full((4,), view), ids).features["maxpool"] for view in (0, 1)
+    )
+    assert (dihedral_inverse(flipped, 1) - upright).abs().max() > 0.1 * upright.abs().max()
+
+
+def test_map_follows_the_view(made: Made, tmp_path: Path) -> None:
+    """What stands out in one quarter of a tile stands out in the turned quarter of every view's map."""
+    splits = tmp_path / "splits.csv"
+    splits.write_text("slide_id,patient_id,label,split\ns,p,calm,train\n")
+    flat = np.full((64, 64, 3), 128, np.uint8)
+    spotted = flat.copy()
+    spotted[4:28, 36:60] = np.random.default_rng(0).integers(0, 256, (24, 24, 3))  # top right
+    with writing(tmp_path / "tiles" / "s.h5", Layout([HIGH], {HIGH: 64}), {"slide_id": "s"}) as writer:
+        for n, picture in enumerate((flat, spotted)):
+            writer.append(TileRow(n, 0, 0, n, 1.0, {HIGH: picture}))
+    write_targets(made.teacher, tmp_path / "tiles", splits, tmp_path / "out", OPTIONS, threads=1)
+    with h5py.File(tmp_path / "out" / "2.5x.h5") as file:
+        maps = torch.from_numpy(file["features/area"][()]).float()  # pyright: ignore
+    place = torch.tensor([[0, 1], [0, 0]])
+    for view in range(8):
+        standing_out = (maps[1, view] - maps[0, view]).square().mean(0)
+        assert standing_out.argmax() == dihedral(place, view).flatten().argmax(), view
+
+
+def test_file_says_what_it_is(made: Made) -> None:
+    with h5py.File(made.out / "5x.h5") as file:
+        found = dict(file.attrs)
+        shapes = {name: file[name].shape for name in ("logits", "features/area", "attention/outside")}  # pyright: ignore
+    assert found["schema"] == "lowmag-targets"
+    assert found["magnification"] == 5.0
+    assert found["grid"] == 4
+    assert list(found["classes"]) == list(CLASSES)
+    assert found["teacher_sha256"] == weights_sha256(made.teacher)
+    assert bool(found["complete"])
+    assert shapes == {
+        "logits": (12, 8, 2),
+        "features/area": (12, 8, 256, 4, 4),
+        "attention/outside": (12, 8, 2, 4, 4),
+    }
+
+
+def test_fits_its_tiles_and_student(made: Made) -> None:
+    Targets(made.out / "2.5x.h5", ALL_TERMS, CPU).check(made.index, STUDENT, 2, 256)
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells", "channels", "message"),
+    [
+        ({"classes": ("busy", "calm")}, 2, 256, "have classes .*expected"),
+        ({"magnification": 5.0}, 2, 256, "have magnification 2.5, expected 5"),
+        ({}, 4, 256, "have grid 2, expected 4"),
+        ({}, 2, 512, "have channels 256, expected 512"),
+    ],
+)
+def test_other_student_is_refused(made: Made, changes, cells: int, channels: int, message: str) -> None:
+    targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)
+    with pytest.raises(UserError, match=message):
+        targets.check(made.index, replace(STUDENT, **changes), cells, channels)
+
+
+def test_other_tiles_are_refused(made: Made) -> None:
+    targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)
+    index = made.index
+    index.counts[3] += 1
+    with pytest.raises(UserError, match=r"of other slides or tiles.*train3 differ.*rerun"):
+        targets.check(index, STUDENT, 2, 256)
+    other_order = replace(made.index, slides=made.index.slides[::-1], counts=made.index.counts[::-1])
+    with pytest.raises(UserError, match="in another order"):
+        targets.check(other_order, STUDENT, 2, 256)
+
+
+def test_incomplete_and_foreign_files_are_refused(made: Made, tmp_path: Path) -> None:
+    path = tmp_path / "2.5x.h5"
+    shutil.copy(made.out / "2.5x.h5", path)
+    with h5py.File(path, "a") as file:
+        file.attrs["complete"] = False
+    with pytest.raises(UserError, match="not complete"):
+        Targets(path, ALL_TERMS, CPU)
+    with pytest.raises(UserError, match=r"schema 'lowmag-tiles', expected 'lowmag-targets'"):
+        Targets(made.tiles / "train0.h5", ALL_TERMS, CPU)
+    with pytest.raises(UserError, match="cannot be opened as HDF5"):
+        Targets(tmp_path / "absent.h5", ALL_TERMS, CPU)
+
+
+def test_form_that_was_not_stored_is_named(made: Made, tmp_path: Path) -> None:
+    options = TargetOptions(grids={"2.5x": 2}, resizes=["area"], views=1)
+    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    with pytest.raises(UserError, match="hold no features/maxpool"):
+        Targets(tmp_path / "2.5x.h5", ALL_TERMS, CPU)
+    assert Targets(tmp_path / "2.5x.h5", Method.model_validate({"soft_labels": 1}), CPU).n_views == 1
+
+
+def test_student_is_no_teacher(made: Made, tmp_path: Path) -> None:
+    network, _ = load_model(made.teacher)
+    save_model(tmp_path / "student.safetensors", network, STUDENT)
+    with pytest.raises(UserError, match="is a student; give the model.safetensors of a teacher"):
+        write_targets(tmp_path / "student.safetensors", made.tiles, made.splits, tmp_path, OPTIONS, threads=1)
+
+
+def test_teacher_that_diverged_is_refused(made: Made, tmp_path: Path) -> None:
+    network, spec = load_model(made.teacher)
+    torch.nn.init.constant_(network.head.bias, float("nan"))
+    save_model(tmp_path / "model.safetensors", network, spec)
+    with pytest.raises(UserError, match="not finite numbers for tiles 0 to 11"):
+        write_targets(
+            tmp_path / "model.safetensors", made.tiles, made.splits, tmp_path / "t", OPTIONS, threads=1
+        )
+    assert list((tmp_path / "t").iterdir()) == []

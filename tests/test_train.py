@@ -1,0 +1,325 @@
+"""Training: the loop against one written by hand, stop and resume bit for bit, and every refusal."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lowmag import train
+from lowmag.checkpoint import EXIT_UNFINISHED, locked
+from lowmag.config import Method, StudentTraining, TargetOptions, Training
+from lowmag.errors import UserError
+from lowmag.index import index_tiles
+from lowmag.models import build, load_model, prepare, weights_sha256
+from lowmag.run_record import TIME_COLUMNS
+from lowmag.sampling import choose_pool, epoch_order
+from lowmag.splits import read_splits
+from lowmag.store import TileFile
+from lowmag.targets import write_targets
+from lowmag.train import Job, learning_rate
+from safetensors.torch import load_file
+from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
+from torch.nn import functional
+
+QUICK = StudentTraining(stride=8, epochs=2, batch_size=4)
+LABELS = Method.model_validate({"cross_entropy": 1})
+EVERYTHING = Method.model_validate({"cross_entropy": 1, "soft_labels": 1, "features": 1, "attention": 1})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Sums are the same bit for bit only with the same number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiles, splits, a teacher of one epoch and its targets."""
+    folder = tmp_path_factory.mktemp("cohort")
+    tiles, splits = make_cohort(folder)
+    job = job_of(folder, folder / "teacher", magnification=HIGH)
+    assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
+    options = TargetOptions(grids={"2.5x": 2}, resizes=["maxpool", "bicubic"], attention=["inside"])
+    write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
+    return folder
+
+
+def job_of(cohort: Path, out: Path, **changes) -> Job:
+    job = Job(
+        tiles=cohort / "tiles",
+        splits=cohort / "splits.csv",
+        classes=CLASSES,
+        magnification=LOW,
+        seed=0,
+        out=out,
+        state=out.with_name(f"{out.name}-state"),
+        threads=1,
+    )
+    return replace(job, **changes)
+
+
+def train_distilled(job: Job, options: StudentTraining = QUICK) -> int:
+    targets = job.tiles.parent / "targets" / "2.5x.h5"
+    return train.train_student(job, options, EVERYTHING, targets, 50)
+
+
+def train_labelled(job: Job, options: StudentTraining = QUICK) -> int:
+    return train.train_student(job, options, LABELS, None, 0)
+
+
+def rows_without_times(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    weights = [load_file(out / "model.safetensors") for out in (one, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert rows_without_times(one) == rows_without_times(other)
+    kept = [json.loads((out / "run.json").read_text()) for out in (one, other)]
+    changing = ("seconds", "sessions")
+    assert [{k: v for k, v in run.items() if k not in changing} for run in kept[:1]] == [
+        {k: v for k, v in run.items() if k not in changing} for run in kept[1:]
+    ]
+
+
+def test_outputs_tell_the_run(cohort: Path, tmp_path: Path) -> None:
+    assert train_distilled(job_of(cohort, tmp_path / "run")) == 0
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "metrics.csv",
+        "model.safetensors",
+        "run.json",
+    ]
+    assert [p.name for p in (tmp_path / "run-state").iterdir()] == ["lock"]
+    rows = rows_without_times(tmp_path / "run")
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "6"), ("2", "12")]
+    parts = sum(float(rows[0][name]) for name in ("cross_entropy", "soft_labels", "features", "attention"))
+    assert float(rows[0]["loss"]) == pytest.approx(parts, rel=1e-4)
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert str(cohort) not in text
+    assert str(tmp_path) not in text
+    run = json.loads(text)
+    assert run["teacher_sha256"] == weights_sha256(cohort / "teacher" / "model.safetensors")
+    assert run["weights_sha256"] == weights_sha256(tmp_path / "run" / "model.safetensors")
+    assert run["data"] == {
+        "train_labelled": {"tiles": 16, "slides": 4, "patients": 4},
+        "train_unlabelled": {"tiles": 4, "slides": 1, "patients": 1},
+        "val": {"tiles": 8, "slides": 2, "patients": 2},
+    }
+    assert (run["steps"], run["sessions"]) == (12, 1)
+    _, spec = load_model(tmp_path / "run" / "model.safetensors")
+    assert (spec.role, spec.magnification, spec.tile_px, spec.teacher_px) == ("student", LOW, 16, 64)
+    assert spec.field_um == 64.0
+
+
+def test_teacher_learns_what_can_be_seen(cohort: Path, tmp_path: Path) -> None:
+    options = Training(stride=8, epochs=6, batch_size=8)
+    job = job_of(cohort, tmp_path / "run", magnification=HIGH)
+    assert train.train_teacher(job, options) == 0
+    rows = rows_without_times(tmp_path / "run")
+    assert float(rows[-1]["loss"]) < 0.5 * float(rows[0]["loss"])
+    assert max(float(row["val_balanced_accuracy"]) for row in rows) == 1
+
+
+def test_loop_is_the_one_written_by_hand(cohort: Path, tmp_path: Path) -> None:
+    """Without augmentation a run is these lines, with torch's own AdamW."""
+    plain = {"dihedral": False, "brightness": 0, "contrast": 0, "saturation": 0, "stain": 0}
+    options = StudentTraining.model_validate(
+        {**QUICK.model_dump(), "augment": plain, "select": "last", "balance": False, "lr": 1e-4, "clip": 0.5}
+    )
+    assert train_labelled(job_of(cohort, tmp_path / "run"), options) == 0
+    trained, spec = load_model(tmp_path / "run" / "model.safetensors")
+
+    rows = [row for row in read_splits(cohort / "splits.csv") if row.split == "train"]
+    index = index_tiles(cohort / "tiles", rows, CLASSES)
+    pictures = []
+    for slide in range(6):
+        with TileFile(index.path(slide)) as file:
+            pictures.append(file.read_all(LOW))
+    pictures = torch.from_numpy(np.concatenate(pictures))
+    labelled = pictures[index.labels >= 0].double() / 255
+    assert np.allclose(spec.mean, labelled.mean((0, 1, 2)), atol=1e-4)
+    pool = choose_pool(index, CLASSES, share=0, seed=0, student=True)
+    torch.manual_seed(1)
+    network = build(options, 2).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=options.weight_decay)
+    for epoch in range(2):
+        order = epoch_order(pool, seed=0, epoch=epoch, batch_size=4, balance=False)
+        for step, ids in enumerate(order.reshape(-1, 4)):
+            optimizer.param_groups[0]["lr"] = learning_rate(options, epoch * 6 + step, 12)
+            logits = network(prepare(pictures[ids], spec))[1]
+            optimizer.zero_grad()
+            functional.cross_entropy(logits, torch.from_numpy(index.labels[ids])).backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+            optimizer.step()
+    for name, value in trained.state_dict().items():
+        # Adam divides by small numbers, so float32 rounding of the two Adams grows over the 12 steps.
+        torch.testing.assert_close(value, network.state_dict()[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.mark.parametrize("run", [train_distilled, train_labelled])
+def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, run) -> None:
+    assert run(job_of(cohort, tmp_path / "whole")) == 0
+    statuses = [EXIT_UNFINISHED]
+    while statuses[-1] == EXIT_UNFINISHED:
+        assert len(statuses) < 20
+        assert not (tmp_path / "parted").exists()
+        statuses.append(run(job_of(cohort, tmp_path / "parted", budget_minutes=0)))
+    assert statuses[1:] == [EXIT_UNFINISHED] * 12 + [0]
+    assert_same_run(tmp_path / "whole", tmp_path / "parted")
+    assert json.loads((tmp_path / "parted" / "run.json").read_text())["sessions"] == 13
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path: Path, number) -> None:
+    whole, killed = job_of(cohort, tmp_path / "whole"), job_of(cohort, tmp_path / "killed")
+    command = [
+        *(sys.executable, "-m", "lowmag.cli", "student", "--method", EVERYTHING.model_dump_json()),
+        *("--targets", str(cohort / "targets" / "2.5x.h5"), "--unlabelled", "50"),
+        *("--tiles", str(killed.tiles), "--splits", str(killed.splits), "--classes", json.dumps(CLASSES)),
+        *("--magnification", str(LOW), "--out", str(killed.out), "--state", str(killed.state)),
+        *("--checkpoint-minutes", "0", "--threads", "1", "--options", QUICK.model_dump_json()),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        give_up = time.monotonic() + 60
+        while not (killed.state / "checkpoint.pt").exists() and time.monotonic() < give_up:
+            time.sleep(0.002)
+        os.kill(process.pid, number)
+        log = process.communicate()[1]
+    assert process.returncode == (EXIT_UNFINISHED if number == signal.SIGTERM else -number), log
+    assert not killed.out.exists()
+    assert train_distilled(killed) == 0
+    assert train_distilled(whole) == 0
+    assert_same_run(whole.out, killed.out)
+    assert json.loads((killed.out / "run.json").read_text())["sessions"] == 2
+
+
+def test_checkpoint_of_other_options_is_not_resumed(cohort: Path, tmp_path: Path, caplog) -> None:
+    other = QUICK.model_copy(update={"lr": 5e-4})
+    stopped, whole = job_of(cohort, tmp_path / "run"), job_of(cohort, tmp_path / "whole")
+    assert train_labelled(replace(stopped, budget_minutes=0), other) == EXIT_UNFINISHED
+    assert train_labelled(stopped) == 0
+    assert "starting anew" in caplog.text
+    assert train_labelled(whole) == 0
+    assert_same_run(whole.out, stopped.out)
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"classes": CLASSES[::-1]}, {"magnification": HIGH}])
+def test_checkpoint_of_another_job_is_not_resumed(cohort: Path, tmp_path: Path, caplog, change) -> None:
+    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
+    assert train_labelled(job) == EXIT_UNFINISHED
+    assert train_labelled(replace(job, **change)) == EXIT_UNFINISHED
+    assert "starting anew" in caplog.text
+
+
+def test_outputs_deleted_after_the_run_are_made_again(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "run")
+    assert train_labelled(job) == 0
+    job.out.rename(tmp_path / "before")
+    assert train_labelled(job) == 0
+    assert_same_run(tmp_path / "before", job.out)
+
+
+def test_second_trainer_is_refused(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "run")
+    with locked(job.state), pytest.raises(UserError, match="another trainer"):
+        train_labelled(job)
+
+
+def test_kept_epoch_is_the_best_one(cohort: Path, tmp_path: Path) -> None:
+    for select in ("loss", "last"):
+        options = QUICK.model_copy(update={"epochs": 3, "select": select, "schedule": "constant"})
+        assert train_labelled(job_of(cohort, tmp_path / select), options) == 0
+        losses = [float(row["val_loss"]) for row in rows_without_times(tmp_path / select)]
+        expected = 1 + int(np.argmin(losses)) if select == "loss" else 3
+        assert json.loads((tmp_path / select / "run.json").read_text())["selected_epoch"] == expected
+
+
+def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> None:
+    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0})
+    with pytest.raises(
+        UserError, match=r"not a finite number in epoch 1, step \d \(tiles train\d\[\d\].*lower lr"
+    ):
+        train_labelled(job_of(cohort, tmp_path / "run"), options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_validation_tiles_is_refused(tmp_path: Path) -> None:
+    make_cohort(tmp_path, Cohort(val=("",)))
+    with pytest.raises(UserError, match="no labelled validation tiles; label more patients"):
+        train_labelled(job_of(tmp_path, tmp_path / "run"))
+
+
+def test_class_missing_in_validation_is_said(tmp_path: Path, caplog) -> None:
+    make_cohort(tmp_path, Cohort(val=("calm",)))
+    assert train_labelled(job_of(tmp_path, tmp_path / "run"), QUICK.model_copy(update={"epochs": 1})) == 0
+    assert "no validation tile of class busy" in caplog.text
+
+
+def test_method_without_its_teacher_is_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="compares with a teacher .*give --targets"):
+        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, EVERYTHING, None, 0)
+
+
+def test_unlabelled_tiles_for_labels_only_are_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="use --unlabelled 0"):
+        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, LABELS, None, 50)
+
+
+def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="have grid 2, expected 1"):
+        train_distilled(job_of(cohort, tmp_path / "run"), QUICK.model_copy(update={"stride": 16}))
+
+
+def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path: Path) -> None:
+    options = TargetOptions(grids={"2.5x": 2}, views=1)
+    write_targets(
+        cohort / "teacher" / "model.safetensors",
+        cohort / "tiles",
+        cohort / "splits.csv",
+        tmp_path,
+        options,
+        1,
+    )
+    method = Method.model_validate({"soft_labels": 1})
+    job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x.h5"
+    with pytest.raises(UserError, match="hold one view, the student is shown eight"):
+        train.train_student(job, QUICK, method, targets, 0)
+    unturned = QUICK.model_copy(update={"augment": QUICK.augment.model_copy(update={"dihedral": False})})
+    assert train.train_student(job, unturned, method, targets, 0) == 0
+
+
+@pytest.mark.parametrize("share", [0, 100])
+def test_steps_do_not_depend_on_the_share(cohort: Path, tmp_path: Path, share: int) -> None:
+    method = Method.model_validate({"soft_labels": 1})
+    options = QUICK.model_copy(update={"epochs": 1})
+    job = job_of(cohort, tmp_path / "run")
+    assert train.train_student(job, options, method, cohort / "targets" / "2.5x.h5", share) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 6
+
+
+def test_learning_rate_rises_and_falls() -> None:
+    options = Training(lr=0.1, warmup=0.1)
+    rates = [learning_rate(options, step, 100) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.01 * (n + 1) for n in range(10)])
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[55] == pytest.approx(0.05)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.05 * (1 + math.cos(math.pi * 89 / 90)))
+
+
+def test_learning_rate_of_the_papers_is_constant() -> None:
+    options = Training(lr=1e-3, warmup=0, schedule="constant")
+    assert {learning_rate(options, step, 50) for step in range(50)} == {1e-3}
