@@ -68,8 +68,8 @@ def has_learned(summary: Content) -> bool:
 def no_answer(summary: Content) -> list[str]:
     """The sentences on a study whose teacher knows no more than chance."""
     return [
-        f"This study has no answer: per {summary['level']}, the teacher itself reaches a balanced accuracy of "
-        f"{with_interval(summary['teacher'])}, which is not better than chance "
+        f"This study has no answer: per {summary['level']}, the teacher itself reaches a balanced accuracy "
+        f"of {with_interval(summary['teacher'])}, which is not better than chance "
         f"({score(1 / summary['classes'])}), so a student that is not worse than it shows nothing.",
         "Train the teacher longer, on more labelled slides or at a higher magnification, and look at its "
         "learning curve before reading on.",
