@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_tiles_are_the_labelled_usable_ones(folder: Path) -> None:
     table = pd.read_parquet(folder / "out" / "tiles.parquet")
     assert list(table) == ["slide_id", "patient_id", "split", "tile", "x", "y", "label", "p_calm", "p_busy"]
-    found = [(row.slide_id, row.tile) for row in table.itertuples()]
+    found = list(zip(table.slide_id, table.tile, strict=True))
     slides = {"val0": (0, 1, 2, 3), "val1": (0, 2, 3), "test0": (0, 1, 2, 3), "test1": (0, 1)}
     assert found == [(slide, tile) for slide, tiles in slides.items() for tile in tiles]
     assert table.label.tolist() == ["calm"] * 4 + ["busy"] * 7 + ["calm", "busy"]
@@ -67,7 +67,7 @@ def test_probabilities_are_what_the_network_says(folder: Path) -> None:
     with torch.inference_mode():
         expected = network(prepare(pictures, spec))[1].softmax(1).numpy()
     # Another batch size sums in another order.
-    assert np.allclose(rows[["p_calm", "p_busy"]].to_numpy(), expected, atol=1e-5)
+    assert np.allclose(np.stack([rows.p_calm, rows.p_busy], 1), expected, atol=1e-5)
 
 
 def test_slides_are_the_mean_of_their_tiles(folder: Path) -> None:
@@ -77,10 +77,9 @@ def test_slides_are_the_mean_of_their_tiles(folder: Path) -> None:
     assert slides.slide_id.tolist() == ["val0", "val1", "test0"]  # test1 has tiles of two classes
     assert slides.n_tiles.tolist() == [4, 3, 4]
     assert slides.label.tolist() == ["calm", "busy", "busy"]
-    for row in slides.itertuples():
-        of_slide = tiles[tiles.slide_id == row.slide_id]
-        assert row.p_busy == pytest.approx(of_slide.p_busy.mean(), abs=1e-6)
-        assert row.p_calm + row.p_busy == pytest.approx(1, abs=1e-6)
+    for slide_id, p_busy in zip(slides.slide_id, slides.p_busy, strict=True):
+        assert p_busy == pytest.approx(tiles.p_busy[tiles.slide_id == slide_id].mean(), abs=1e-6)
+    assert (slides.p_calm + slides.p_busy).tolist() == pytest.approx([1] * 3, abs=1e-6)
 
 
 def test_cost_is_that_of_the_model(folder: Path) -> None:

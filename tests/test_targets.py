@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -133,7 +134,7 @@ def test_map_follows_the_view(made: Made, tmp_path: Path) -> None:
 
 def test_file_says_what_it_is(made: Made) -> None:
     with h5py.File(made.out / "5x.h5") as file:
-        found = dict(file.attrs)
+        found: dict[str, Any] = dict(file.attrs)
         shapes = {name: file[name].shape for name in ("logits", "features/area", "attention/outside")}  # pyright: ignore
     assert found["schema"] == "lowmag-targets"
     assert found["magnification"] == 5.0
@@ -202,7 +203,7 @@ def test_form_that_was_not_stored_is_named(made: Made, tmp_path: Path) -> None:
 def test_student_is_no_teacher(made: Made, tmp_path: Path) -> None:
     network, _ = load_model(made.teacher)
     save_model(tmp_path / "student.safetensors", network, STUDENT)
-    with pytest.raises(UserError, match="is a student; give the model.safetensors of a teacher"):
+    with pytest.raises(UserError, match=r"is a student; give the model.safetensors of a teacher"):
         write_targets(tmp_path / "student.safetensors", made.tiles, made.splits, tmp_path, OPTIONS, threads=1)
 
 

@@ -149,7 +149,7 @@ def test_loop_is_the_one_written_by_hand(cohort: Path, tmp_path: Path) -> None:
         with TileFile(index.path(slide)) as file:
             pictures.append(file.read_all(LOW))
     pictures = torch.from_numpy(np.concatenate(pictures))
-    labelled = pictures[index.labels >= 0].double() / 255
+    labelled = pictures[torch.from_numpy(index.labels) >= 0].double() / 255
     assert np.allclose(spec.mean, labelled.mean((0, 1, 2)), atol=1e-4)
     pool = choose_pool(index, CLASSES, share=0, seed=0, student=True)
     torch.manual_seed(1)
@@ -256,6 +256,12 @@ def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+def test_network_that_diverged_in_the_last_step_is_refused(cohort: Path, tmp_path: Path) -> None:
+    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "epochs": 1, "batch_size": 24})
+    with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1; lower lr"):
+        train_labelled(job_of(cohort, tmp_path / "run"), options)
+
+
 def test_no_validation_tiles_is_refused(tmp_path: Path) -> None:
     make_cohort(tmp_path, Cohort(val=("",)))
     with pytest.raises(UserError, match="no labelled validation tiles; label more patients"):
@@ -269,7 +275,7 @@ def test_class_missing_in_validation_is_said(tmp_path: Path, caplog) -> None:
 
 
 def test_method_without_its_teacher_is_refused(cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="compares with a teacher .*give --targets"):
+    with pytest.raises(UserError, match=r"compares with a teacher .*give --targets"):
         train.train_student(job_of(cohort, tmp_path / "run"), QUICK, EVERYTHING, None, 0)
 
 

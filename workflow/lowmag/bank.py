@@ -20,6 +20,7 @@ from lowmag.store import TileFile, decode
 RESIDENT_SHARE = 0.5
 # A JPEG of quality 90 is about a sixth of its pixels; a quarter is on the safe side.
 JPEG_SHARE = 0.25
+STATISTICS_PIXELS = 1 << 24  # 64 tiles of 512 px: enough for the mean, and less than a second
 OPEN_FILES = 256  # a quarter of what a process may usually open
 Place = Literal["device", "memory", "encoded", "files"]
 Channels = tuple[float, float, float]
@@ -78,8 +79,9 @@ class Bank:
                     yield waiting.result().to(self.device, non_blocking=True)
                 waiting = following
 
-    def mean_and_std(self, ids: np.ndarray, n: int = 512) -> tuple[Channels, Channels]:
-        """Mean and standard deviation of pixels in 0..1, over `n` evenly spaced `ids`, to 4 digits."""
+    def mean_and_std(self, ids: np.ndarray) -> tuple[Channels, Channels]:
+        """Mean and standard deviation of pixels in 0..1, over 64 to 512 evenly spaced `ids`, to 4 digits."""
+        n = min(512, max(64, STATISTICS_PIXELS // self.px**2))
         order = ids[np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(int)]
         total, square = np.zeros(3), np.zeros(3)
         for batch in self.batches(order, 16):

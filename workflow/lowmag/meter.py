@@ -36,11 +36,14 @@ class Meter:
                 batch = next(source, None)
                 self._waited_s += time.monotonic() - asked
                 if batch is None:
-                    self._ended = time.monotonic()
                     return
                 self.n_steps += 1
                 yield batch
                 bar.update()
+
+    def stop(self) -> None:
+        """Let the time end here: after the device has finished its steps, before validation."""
+        self._ended = time.monotonic()
 
     @property
     def seconds(self) -> float:

@@ -31,6 +31,7 @@ from lowmag.validation import score, validate
 __all__ = ["Job", "train_student", "train_teacher"]
 
 NO_STEP = -1
+CURE = "lower lr or clip, or use precision: float32, then run again"
 
 logger = logging.getLogger(__name__)
 
@@ -99,17 +100,18 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
         progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
         progress.step += 1
         progress.seconds = seconds_before + meter.seconds
-        stopping = stop.asked(meter.seconds_per_step)
+        stopping, showing, saving = stop.asked(meter.seconds_per_step), meter.due(), checkpoint.due()
         # Only here the host waits for the device: to show the losses, or before what was computed is kept.
-        if meter.due() or checkpoint.due() or stopping:
+        if stopping or showing or saving:
             _refuse_divergence(lesson, plan, progress)
         if stopping:
             return False
-        if meter.due():
+        if showing:
             meter.log(f"epoch {progress.epoch + 1} step {progress.step}/{n_steps}", _means(lesson, progress))
-        if checkpoint.due():
+        if saving:
             checkpoint.save(_state(lesson, progress))
     _refuse_divergence(lesson, plan, progress)
+    meter.stop()
     # A session that made a step may leave validating to the next one; one that begins with it must do it.
     if meter.n_steps and stop.asked(progress.validation_seconds):
         return False
@@ -117,6 +119,8 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     figures = validate(lesson.network, lesson.spec, lesson.validation, options.precision, stop.signalled)
     if figures is None:
         return False
+    if not math.isfinite(figures["val_loss"]):
+        raise UserError(f"the validation loss is not a finite number in epoch {progress.epoch + 1}; {CURE}")
     progress.validation_seconds = time.monotonic() - began
     progress.seconds += progress.validation_seconds
     _end_epoch(lesson, progress, figures, meter)
@@ -205,7 +209,7 @@ def _refuse_divergence(lesson: Lesson, plan: EpochPlan, progress: Progress) -> N
     names = [lesson.bank.index.name(i) for i in plan.order[step * size : (step + 1) * size]]
     raise UserError(
         f"the loss is not a finite number in epoch {progress.epoch + 1}, step {step + 1} (tiles "
-        f"{', '.join(names)}); lower lr or clip, or use precision: float32, then run again"
+        f"{', '.join(names)}); {CURE}"
     )
 
 
