@@ -18,7 +18,7 @@ from lowmag.nuclei import SPINDLE, Nuclei
 LAYOUT_MPP = 2.0
 N_PATTERNS = 3
 ACINAR, CRIBRIFORM, TRABECULAR = range(N_PATTERNS)
-ARCHITECTURE_FOLLOWS = 0.7
+ARCHITECTURE_FOLLOWS = 0.8
 ARRANGEMENT_FOLLOWS = 0.8
 CHROMATIN_FOLLOWS = 0.95
 REGION_UM = 650.0
@@ -90,18 +90,23 @@ def noise(rng: np.random.Generator, n: int, period: float) -> Field:
 
 
 def _pieces(rng: np.random.Generator, n: int) -> Field:
-    """Share of tissue per pixel: two to four irregular pieces that cover 31 to 40 per cent of the slide."""
+    """Share of tissue per pixel: two to four irregular pieces that cover 31 to 40 per cent of the slide.
+
+    A slide too small for several has one that covers 60 to 70 per cent, so that it holds whole tiles.
+    """
     y, x = np.mgrid[0:n, 0:n].astype(np.float32) / n
-    count = int(rng.integers(2, 5)) if n * LAYOUT_MPP > 2000 else 1
+    several = n * LAYOUT_MPP > 2000
+    count = int(rng.integers(2, 5)) if several else 1
     turn, height = rng.uniform(0, 2 * np.pi), np.full((n, n), -9, np.float32)
     for i in range(count):
-        angle, away = turn + 2 * np.pi * i / count, 0.27 * (count > 1)
+        angle, away = turn + 2 * np.pi * i / count, 0.27 * several
         dx = x - 0.5 - away * np.cos(angle) + rng.normal(0, 0.02)
         dy = y - 0.5 - away * np.sin(angle) + rng.normal(0, 0.02)
         np.maximum(height, 1 - np.hypot(dx, dy) / (0.3 * rng.uniform(0.8, 1.2)), out=height)
     height += 0.09 * noise(rng, n, n / 9) + 0.02 * noise(rng, n, n / 50)
     height[np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y)) < 0.02] = -9
-    level = np.quantile(height[::4, ::4], 1 - rng.uniform(0.31, 0.4))
+    cover = rng.uniform(0.31, 0.4) if several else rng.uniform(0.6, 0.7)
+    level = np.quantile(height[::4, ::4], 1 - cover)
     return np.clip((height - level) * np.float32(0.15 * n) + 0.5, 0, 1)
 
 

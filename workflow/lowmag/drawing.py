@@ -30,7 +30,7 @@ def draw(slide: DemoSlide, size_um: float) -> tuple[pyvips.Image, pyvips.Image]:
     growth = GROWTH_PATTERNS.index(slide.growth)
     anatomy = lay_out(rng, layout, growth, has_tissue=slide.has_tissue)
     haematoxylin, eosin = (_enlarged(layer, slide.mpp, n) for layer in _layers(rng, anatomy))
-    nuclei.stamp(haematoxylin, place_nuclei(rng, anatomy, growth), slide.mpp, rng.normal(120, 8), rng)
+    nuclei.stamp(haematoxylin, place_nuclei(rng, anatomy, growth), slide.mpp, rng)
     picture = _stained(rng, haematoxylin, eosin)
     if slide.has_ink:
         picture = _inked(rng, picture, slide.mpp)
@@ -90,8 +90,9 @@ def _inked(rng: np.random.Generator, picture: pyvips.Image, mpp: float) -> pyvip
 
 def _photographed(rng: np.random.Generator, picture: pyvips.Image, mpp: float) -> pyvips.Image:
     """The picture a little out of focus and with the grain of a camera, 8 bit RGB."""
-    grain = pyvips.Image.new_from_array(rng.normal(0, 2.5, (256, 256, 3)).astype(np.float32))
+    grain = pyvips.Image.new_from_array(rng.normal(0.5, 2.5, (256, 256, 3)).astype(np.float32))
     times = picture.width // grain.width + 1
     grain = grain.replicate(times, times).crop(0, 0, picture.width, picture.height)
-    focused = picture.gaussblur(rng.uniform(0.45, 0.7) / mpp, min_ampl=0.05)
+    # The integer blur of vips is off by up to four grey levels, and by how many depends on the width.
+    focused = picture.gaussblur(rng.uniform(0.45, 0.7) / mpp, min_ampl=0.05, precision="float")
     return (focused + grain).cast("uchar").copy(interpretation="srgb")

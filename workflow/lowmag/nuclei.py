@@ -5,6 +5,7 @@ in detail alone: at 2.5x a nucleus is two or three pixels and the patterns are n
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ DIAMETER_UM = 11.0
 ROTATIONS = 16
 VARIANTS = 4
 SUPERSAMPLING = 4
+MEAN_LEVEL = 120  # grey level of a nucleus in the layer
 LAYER_DENSITY = 0.0054  # optical density of green per grey level of the layer
 CONTRAST = 0.5  # standard deviation over mean of the density inside a nucleus
 
@@ -30,11 +32,9 @@ class Nuclei:
     angle: NDArray[np.floating]  # of the long axis, radians
 
 
-def stamp(
-    layer: NDArray[np.uint8], nuclei: Nuclei, mpp: float, density: float, rng: np.random.Generator
-) -> None:
-    """Darken `layer` (haematoxylin, 0..255) where the nuclei are; `density` is their mean grey level."""
-    bank = _bank(mpp, density, rng)
+def stamp(layer: NDArray[np.uint8], nuclei: Nuclei, mpp: float, rng: np.random.Generator) -> None:
+    """Darken `layer` (haematoxylin, 0..255) where the nuclei are."""
+    bank = _bank(mpp)
     edge = bank.shape[-1]
     left = np.rint(nuclei.x_um / mpp - edge / 2).astype(np.intp)
     top = np.rint(nuclei.y_um / mpp - edge / 2).astype(np.intp)
@@ -48,8 +48,10 @@ def stamp(
         np.maximum(patch, pictures[i], out=patch)
 
 
-def _bank(mpp: float, density: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Pictures of nuclei, (kind, aspect, rotation, variant, edge, edge), centred."""
+@cache
+def _bank(mpp: float) -> NDArray[np.uint8]:
+    """Pictures of nuclei, (kind, aspect, rotation, variant, edge, edge), centred; all slides share them."""
+    rng = np.random.default_rng(0)
     edge = int(np.ceil(1.7 * DIAMETER_UM / mpp)) | 1
     fine = edge * SUPERSAMPLING
     offset = ((np.arange(fine) + 0.5) / SUPERSAMPLING - edge / 2) * mpp
@@ -62,7 +64,7 @@ def _bank(mpp: float, density: float, rng: np.random.Generator) -> NDArray[np.ui
         shrink = 0.75 if kind == SPINDLE else 1.0
         u = (x_um * np.cos(angle) + y_um * np.sin(angle)) / (size * shrink * np.sqrt(ratio))
         v = (y_um * np.cos(angle) - x_um * np.sin(angle)) / (size * shrink / np.sqrt(ratio))
-        light = np.exp(-LAYER_DENSITY * density * _nucleus(u, v, kind, rng))
+        light = np.exp(-LAYER_DENSITY * MEAN_LEVEL * _nucleus(u, v, kind, rng))
         light = light.reshape(edge, SUPERSAMPLING, edge, SUPERSAMPLING).mean((1, 3))
         bank[kind, aspect, turn, variant] = np.rint(-np.log(light) / LAYER_DENSITY).clip(0, 255)
     return bank
