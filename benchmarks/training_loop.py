@@ -1,6 +1,7 @@
 """How much of a bare training step the loop keeps: images per second of both, alternating, and their ratio.
 
     python benchmarks/training_loop.py --px 512 --batch 8 --threads 2
+    python benchmarks/training_loop.py --quick
 
 The bare step is forward, cross-entropy, backward, clipping and Adam on one ready batch. The loop's step adds
 the tiles (gathered from uint8), views, colour, normalising, adding up the losses and watching the time.
@@ -24,10 +25,11 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 CLASSES = ("a", "b")
+FLOOR = 0.9
 
 
 def main() -> None:
-    """Print one line: both speeds as median and range over the rounds, and the ratio of the medians."""
+    """Print both speeds as median and range over the rounds, and the ratio of the medians."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +38,10 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=104)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="one round of few tiles")
     args = parser.parse_args()
+    if args.quick:
+        args.tiles, args.rounds = 16, 1
     with tempfile.TemporaryDirectory() as folder:
         lesson = _lesson(Path(folder), args)
         bare, whole = [], []
@@ -46,7 +51,8 @@ def main() -> None:
     for name, found in (("bare step", bare), ("loop", whole)):
         spread = f"{min(found):.1f} to {max(found):.1f}, n={len(found)}"
         print(f"{name}: {statistics.median(found):.1f} img/s ({spread})")
-    print(f"ratio: {statistics.median(whole) / statistics.median(bare):.3f}")
+    ratio = statistics.median(whole) / statistics.median(bare)
+    print(f"training_loop_to_bare_step {ratio:.3f} {FLOOR:.3f} {'ok' if ratio >= FLOOR else 'short'}")
 
 
 def _lesson(folder: Path, args: argparse.Namespace) -> Lesson:
