@@ -17,7 +17,7 @@ STEPS = {
 
 
 def main() -> None:
-    """Print the median and the range of both, in seconds after torch itself was imported, and what is saved."""
+    """Print the median and the range of both, in seconds after the import of torch, and the saving."""
     rounds = 1 if "--quick" in sys.argv[1:] else 3
     medians = {}
     for name, step in STEPS.items():

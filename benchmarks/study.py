@@ -3,7 +3,7 @@
     python benchmarks/study.py             # three seeds
     python benchmarks/study.py --quick     # one seed, the study of config.yaml as it is
 
-Results stay in `--outdir`; what is there already is not made again, so minutes count only for an empty folder.
+Results stay in `--outdir`; what is there is not made again, so minutes count only for an empty folder.
 """
 
 import argparse
