@@ -34,7 +34,3 @@ rule all:
 
 onstart:
     say_device()
-
-
-onsuccess:
-    refuse_bad_slides()

@@ -481,7 +481,14 @@ SectionType = TypeVar("SectionType", bound=BaseModel)
 
 def parse_config(content: dict[str, Any]) -> Config:
     """The validated config of a study; raises UserError with one line per problem."""
-    return _validated(Config, content, "config")
+    return _validated(Config, _with_nulls(content), "config")
+
+
+def _with_nulls(content: Any) -> Any:
+    """`null` given on Snakemake's command line arrives as text."""
+    if isinstance(content, dict):
+        return {key: _with_nulls(value) for key, value in content.items()}
+    return None if content == "null" else content
 
 
 def parse_options(section: type[SectionType], text: str | None) -> SectionType:

@@ -1,3 +1,4 @@
+import atexit
 import json
 import shlex
 import sys
@@ -61,11 +62,15 @@ def say_device():
 
 
 def refuse_bad_slides():
-    if plan.config.on_bad_slide == "fail" and not plan.from_pictures:
-        try:
-            gate.refuse_bad_slides(Path(OUT, "check.tsv"))
-        except UserError as problem:
-            raise WorkflowError(str(problem))
+    executed = (
+        workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun
+    )
+    if executed and plan.config.on_bad_slide == "fail":
+        gate.exit_on_bad_slides(Path(OUT, "check.tsv"))
+
+
+# Snakemake calls no handler when there is nothing to do, and a rule that failed would lose the table.
+atexit.register(refuse_bad_slides)
 
 
 def slide_file(wildcards):
