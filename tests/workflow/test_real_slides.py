@@ -50,7 +50,7 @@ def test_every_slide_gets_its_verdict_and_the_rest_goes_on(study):
 
     sheet(study.folder, "0.5")
     tiles = [f"out/tiles/S{i}.h5" for i in range(len(EXPECTED))]
-    result = study.snakemake(*target, "tiles={max_per_slide: null}", "--", *tiles)
+    result = study.snakemake(*target, "tiles={max_per_slide: null}", "--", "out/check.tsv", *tiles)
     assert result.returncode == 0, result.stdout + result.stderr
     assert verdicts(study.folder)[1] == "ok"
     counts = []

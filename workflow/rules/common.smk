@@ -73,8 +73,13 @@ def refuse_bad_slides():
 atexit.register(refuse_bad_slides)
 
 
-def slide_file(wildcards):
+def path_of_slide(wildcards):
     return str(plan.slides[wildcards.slide].path)
+
+
+# A cohort copied to another disk is still the same cohort: only a file of another size (rule inspect) is another slide.
+def slide_file():
+    return path_of_slide if plan.is_demo else ancient(path_of_slide)
 
 
 def mpp_flag(wildcards):

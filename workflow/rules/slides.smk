@@ -1,13 +1,15 @@
 if not plan.from_pictures:
 
-    # `ancient`: a cohort copied to another disk is still the same cohort; a file of another size is not.
+    # The verdicts come first by priority. `ancient(check.tsv)` in later rules would do so strictly, but Snakemake
+    # then skips jobs with missing outputs whenever the table is made anew.
     rule inspect:
         input:
-            slide=ancient(slide_file),
+            slide=slide_file(),
         output:
             f"{OUT}/slides/{{slide}}.json",
         log:
             f"{OUT}/logs/inspect/{{slide}}.log",
+        priority: 2
         conda:
             "../../envs/lowmag.yaml"
         threads: 1
@@ -37,6 +39,7 @@ if not plan.from_pictures:
             ),
         log:
             f"{OUT}/logs/check.log",
+        priority: 1
         conda:
             "../../envs/lowmag.yaml"
         threads: 1
@@ -52,12 +55,10 @@ if not plan.from_pictures:
             "lowmag check --slides {input.sheet:q} --records {params.records:q} --out {output:q}"
             " --magnification {params.magnification} --options {params.options:q} > {log:q} 2>&1"
 
-    # The table is made before any pixel is touched, but a changed table alone redraws no outline.
     rule tissue:
         input:
             record=f"{OUT}/slides/{{slide}}.json",
-            slide=ancient(slide_file),
-            check=ancient(f"{OUT}/check.tsv"),
+            slide=slide_file(),
         output:
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             overlay=report(

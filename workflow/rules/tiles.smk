@@ -50,7 +50,7 @@ else:
         input:
             record=f"{OUT}/slides/{{slide}}.json",
             outline=f"{OUT}/tissue/{{slide}}.geojson",
-            slide=ancient(slide_file),
+            slide=slide_file(),
         output:
             f"{OUT}/tiles/{{slide}}.h5",
         log:
