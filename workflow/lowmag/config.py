@@ -301,6 +301,7 @@ class Job(Section):
 class Compute(Section):
     slide: Job = Job(threads=1, mem_mb=2000, runtime=60)
     teacher: Job = Job()
+    targets: Job = Job(runtime=120)
     students: Job = Job()
     predictions: Job = Job(runtime=120)
 

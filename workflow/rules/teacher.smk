@@ -44,11 +44,11 @@ rule targets:
         f"{OUT}/logs/targets/seed{{seed}}.log",
     conda:
         "../../envs/lowmag.yaml"
-    threads: plan.job("predictions").threads
+    threads: plan.job("targets").threads
     resources:
         gpu=1,
-        mem_mb=plan.job("predictions").mem_mb,
-        runtime=plan.job("predictions").runtime,
+        mem_mb=plan.job("targets").mem_mb,
+        runtime=plan.job("targets").runtime,
     params:
         tiles=folder_of_tiles,
         out=subpath(output[0], parent=True),
