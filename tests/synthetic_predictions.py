@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from lowmag.config import Study
 from lowmag.magnification import mpp_of
 from lowmag.publish import write_json, write_text
+from lowmag.study import Study
 
 FIELD_UM = 512.0
 

@@ -7,8 +7,8 @@ import numpy as np
 import shapely
 import tifffile
 from lowmag import check, tissue
-from lowmag.config import Check
 from lowmag.record import SlideRecord, load_record
+from lowmag.sections import Check
 
 REAL_SLIDES = Path(__file__).parents[1] / "../shared/data/slides"
 TILE_PX = 64

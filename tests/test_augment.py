@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from lowmag import augment
-from lowmag.config import Augment
+from lowmag.recipe import Augment
 from torch.nn import functional
 
 IDS = np.arange(4000)

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 from lowmag import check
-from lowmag.config import Check
 from lowmag.errors import UserError
 from lowmag.record import load_record, require_same_file, save_record
+from lowmag.sections import Check
 from synthetic_slides import REAL_SLIDES, noise, reduced, spoil_tile, write_record, write_slide
 
 real = pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the shared slides are not on this machine")

@@ -9,8 +9,8 @@ import openslide
 import pytest
 import pyvips
 from lowmag import demo
-from lowmag.config import Demo
 from lowmag.errors import UserError
+from lowmag.sections import Demo
 
 TINY = Demo(slides=5, patients=3, size_um=1024)
 

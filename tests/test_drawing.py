@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from lowmag import demo, drawing
-from lowmag.config import Demo
+from lowmag.sections import Demo
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict

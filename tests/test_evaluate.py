@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from lowmag import evaluate
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
-from lowmag.config import Study
 from lowmag.errors import UserError
 from lowmag.predictions import groups
+from lowmag.study import Study
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from lowmag import agreement, evaluate, figures, palette, scores
-from lowmag.config import Study
+from lowmag.study import Study
 from sklearn.metrics import confusion_matrix
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
 

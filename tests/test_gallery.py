@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from lowmag import cam, gallery, models
-from lowmag.config import Architecture
 from lowmag.errors import UserError
 from lowmag.gallery import View, Viewer
 from lowmag.index import TileIndex, index_tiles
+from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
 from PIL import Image
 from synthetic_tiles import CLASSES, HIGH, LOW, PX, Cohort, make_cohort

@@ -5,9 +5,10 @@ import torch
 from lowmag import losses
 from lowmag.augment import apply_colour, apply_views
 from lowmag.cam import attention, normalise_minmax
-from lowmag.config import DEFAULT_METHODS, Method
+from lowmag.config import DEFAULT_METHODS
 from lowmag.methods import TargetsBatch, combine, teacher_targets
 from lowmag.models import ModelSpec, as_unit, normalise
+from lowmag.recipe import Method
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode

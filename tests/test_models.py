@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from lowmag import models
-from lowmag.config import Architecture, grid_cells
 from lowmag.errors import UserError
 from lowmag.models import ModelSpec, build
+from lowmag.recipe import Architecture, grid_cells
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

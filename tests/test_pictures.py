@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lowmag.config import Pictures, Tiles
 from lowmag.crops import picture_field_um, read_rgb
 from lowmag.errors import UserError
 from lowmag.pictures import read_pictures, write_pictures
+from lowmag.sections import Pictures, Tiles
 from lowmag.store import TileFile
 from PIL import Image
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lowmag.config import Architecture
 from lowmag.errors import UserError
 from lowmag.models import ModelSpec, build, load_model, prepare, save_model
 from lowmag.predict import write_predictions
+from lowmag.recipe import Architecture
 from lowmag.store import TileFile
 from synthetic_tiles import CLASSES, LOW, Cohort, make_cohort
 

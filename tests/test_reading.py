@@ -3,7 +3,7 @@ import csv
 import numpy as np
 import pytest
 from lowmag import reading, tiles
-from lowmag.config import Tiles
+from lowmag.sections import Tiles
 from synthetic_slides import noise, reduced, write_record, write_slide, write_whole_outline
 
 OPTIONS = Tiles(field_um=64, students=[2.5, 0.625])

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from lowmag import evaluate, figures, report
 from lowmag.cohort import MOST_OVERLAYS
-from lowmag.config import Study
 from lowmag.errors import UserError
 from lowmag.publish import write_json, write_text
+from lowmag.study import Study
 from PIL import Image
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
 from synthetic_tiles import CLASSES, LOW, Cohort, make_cohort

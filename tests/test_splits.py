@@ -8,9 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from lowmag.config import Pictures, Splits
 from lowmag.errors import UserError
 from lowmag.pictures import PictureRow, read_pictures
+from lowmag.sections import Pictures, Splits
 from lowmag.slides import SlideRow
 from lowmag.splits import (
     Member,

@@ -11,13 +11,14 @@ import pytest
 import torch
 from lowmag.augment import dihedral, dihedral_inverse
 from lowmag.bank import Bank
-from lowmag.config import Architecture, Method, TargetOptions
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import teacher_targets
 from lowmag.models import ModelSpec, build, load_model, prepare, save_model, weights_sha256
+from lowmag.recipe import Architecture, Method
 from lowmag.splits import read_splits
 from lowmag.store import Layout, TileRow, writing
+from lowmag.study import TargetOptions
 from lowmag.target_file import Targets
 from lowmag.targets import write_targets
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort

@@ -9,9 +9,9 @@ import numpy as np
 import openslide
 import pytest
 from lowmag import tiles, tissue
-from lowmag.config import Tiles, Tissue
 from lowmag.errors import UserError
 from lowmag.record import load_record
+from lowmag.sections import Tiles, Tissue
 from lowmag.store import TileFile, decode
 from synthetic_slides import (
     REAL_SLIDES,
@@ -237,7 +237,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from lowmag import tiles
-from lowmag.config import Tiles
+from lowmag.sections import Tiles
 append = tiles.TileWriter.append
 def slow(self, tile):
     append(self, tile)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import shapely
 from lowmag import tissue
-from lowmag.config import Demo, Tissue
 from lowmag.grid import read_outline
 from lowmag.record import load_record
+from lowmag.sections import Demo, Tissue
 from PIL import Image
 from skimage.filters import threshold_otsu
 from synthetic_slides import REAL_SLIDES, write_record, write_slide

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowmag.config import Augment
+from lowmag.recipe import Augment
 
 N_VIEWS = 8
 TRANSPOSED, UP_DOWN, LEFT_RIGHT = 4, 2, 1

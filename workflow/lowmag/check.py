@@ -11,11 +11,11 @@ from typing import Any
 
 import openslide
 
-from lowmag.config import Check
 from lowmag.magnification import mpp_of, name_of
 from lowmag.publish import write_text
 from lowmag.reader import COARSER_THAN_ASKED, Slide
 from lowmag.record import Level, SlideRecord, load_record, save_record
+from lowmag.sections import Check
 from lowmag.slides import read_slides
 from lowmag.tiff import referenced_end
 

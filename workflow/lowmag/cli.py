@@ -115,7 +115,8 @@ def _add_slide_commands(commands) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from lowmag import demo
-    from lowmag.config import Demo, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Demo
 
     options = parse_options(Demo, args.options)
     if args.slide:
@@ -128,7 +129,8 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     from lowmag import check
-    from lowmag.config import Check, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Check
 
     slide = check.SlideToCheck(args.slide_id, args.path, args.mpp)
     check.write_record(args.out, slide, args.magnification, parse_options(Check, args.options))
@@ -136,7 +138,8 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from lowmag import check
-    from lowmag.config import Check, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Check
 
     n_bad = check.write_table(
         args.out, args.slides, args.records, args.magnification, parse_options(Check, args.options)
@@ -146,21 +149,24 @@ def _check(args: argparse.Namespace) -> int:
 
 def _tissue(args: argparse.Namespace) -> None:
     from lowmag import tissue
-    from lowmag.config import Tissue, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Tissue
 
     tissue.write_outline(args.record, args.outline, args.overlay, parse_options(Tissue, args.options))
 
 
 def _tiles(args: argparse.Namespace) -> None:
     from lowmag import tiles
-    from lowmag.config import Tiles, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Tiles
 
     tiles.write_tiles(args.record, args.outline, args.out, parse_options(Tiles, args.options))
 
 
 def _pictures(args: argparse.Namespace) -> None:
     from lowmag import pictures
-    from lowmag.config import Pictures, Tiles, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Pictures, Tiles
 
     options, tile_options = parse_options(Pictures, args.pictures), parse_options(Tiles, args.options)
     pictures.write_pictures(args.images, args.out, args.classes, options, tile_options)
@@ -168,7 +174,8 @@ def _pictures(args: argparse.Namespace) -> None:
 
 def _splits(args: argparse.Namespace) -> None:
     from lowmag import pictures, slides, splits
-    from lowmag.config import Pictures, Splits, parse_options
+    from lowmag.config import parse_options
+    from lowmag.sections import Pictures, Splits
 
     if args.slides:
         members = splits.members_of_slides(slides.read_slides(args.slides, require_files=False), args.check)
@@ -197,7 +204,7 @@ def _add_training_commands(commands) -> None:
         "--out", type=Path, required=True, help="folder of one HDF5 per student magnification"
     )
     parser.add_argument("--threads", type=int, default=2)
-    _options(parser, "(see config.TargetOptions)")
+    _options(parser, "(see study.TargetOptions)")
 
     parser = _command(commands, "student", "Train a student at low magnification.", _student)
     parser.add_argument(
@@ -256,14 +263,16 @@ def _job(args: argparse.Namespace):
 
 def _teacher(args: argparse.Namespace) -> int:
     from lowmag import train
-    from lowmag.config import Training, parse_options
+    from lowmag.config import parse_options
+    from lowmag.recipe import Training
 
     return train.train_teacher(_job(args), parse_options(Training, args.options))
 
 
 def _student(args: argparse.Namespace) -> int:
     from lowmag import train
-    from lowmag.config import Method, StudentTraining, parse_options
+    from lowmag.config import parse_options
+    from lowmag.recipe import Method, StudentTraining
 
     method = parse_options(Method, args.method)
     options = parse_options(StudentTraining, args.options)
@@ -272,7 +281,8 @@ def _student(args: argparse.Namespace) -> int:
 
 def _targets(args: argparse.Namespace) -> None:
     from lowmag import targets
-    from lowmag.config import TargetOptions, parse_options
+    from lowmag.config import parse_options
+    from lowmag.study import TargetOptions
 
     targets.write_targets(
         args.teacher,
@@ -293,7 +303,7 @@ def _predict(args: argparse.Namespace) -> None:
 def _add_evaluation_commands(commands) -> None:
     parser = _command(commands, "evaluate", "Score every run with intervals and compare them.", _evaluate)
     parser.add_argument("--predictions", type=Path, required=True, help="folder of all predictions")
-    parser.add_argument("--study", required=True, metavar="JSON", help="the grid of runs (see config.Study)")
+    parser.add_argument("--study", required=True, metavar="JSON", help="the grid of runs (see study.Study)")
     parser.add_argument("--reading", type=Path, help="reading.tsv")
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of metrics.tsv, comparisons.tsv, cost.tsv"
@@ -325,7 +335,8 @@ def _add_evaluation_commands(commands) -> None:
 
 
 def _study(args: argparse.Namespace):
-    from lowmag.config import Study, parse_options
+    from lowmag.config import parse_options
+    from lowmag.study import Study
 
     return parse_options(Study, args.study)
 

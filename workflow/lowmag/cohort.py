@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lowmag.config import Study
 from lowmag.index import TileIndex, index_tiles
 from lowmag.page import Cell, Table, jpeg_uri
 from lowmag.splits import SplitRow, read_splits
+from lowmag.study import Study
 from lowmag.wording import NONE, count, three_digits, whole, without_folders
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}

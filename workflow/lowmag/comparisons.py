@@ -8,8 +8,8 @@ import numpy as np
 
 from lowmag import bootstrap
 from lowmag.bootstrap import Estimate
-from lowmag.config import Study
 from lowmag.predictions import Group, Level
+from lowmag.study import Study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "kappa_quadratic")
 TEACHER = "teacher"

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from lowmag.config import Study
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.predictions import Group, groups
+from lowmag.study import Study
 
 log = logging.getLogger(__name__)
 

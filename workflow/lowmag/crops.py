@@ -11,11 +11,11 @@ from statistics import median
 import numpy as np
 from PIL import Image
 
-from lowmag.config import Pictures, Tiles
 from lowmag.downsample import area_pyramid
 from lowmag.errors import UserError
 from lowmag.magnification import factor_between, mpp_of, name_of
 from lowmag.pictures import PictureRow
+from lowmag.sections import Pictures, Tiles
 from lowmag.store import Layout, TileRow, writing
 
 MPP_TOLERANCE = 0.25  # as for an objective: 20x is scanned at 0.44-0.55

@@ -10,9 +10,9 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from lowmag.config import Demo
 from lowmag.errors import UserError
 from lowmag.publish import publishing, write_text
+from lowmag.sections import Demo
 
 GROWTH_PATTERNS = ("acinar", "cribriform", "trabecular")
 TRUTH_MPP = 8.0

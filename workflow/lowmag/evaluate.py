@@ -16,12 +16,12 @@ from lowmag import bootstrap, metrics
 from lowmag.bootstrap import Estimate, Resamples
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
 from lowmag.comparisons import Scores, compare
-from lowmag.config import Study
 from lowmag.cost import COLUMNS as COST_COLUMNS
 from lowmag.cost import cost_rows
 from lowmag.errors import UserError
 from lowmag.predictions import Group, Part, read_parts
 from lowmag.publish import publishing, write_json
+from lowmag.study import Study
 from lowmag.summary import Findings, summarise
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lowmag.agreement import calibration, confusion
-from lowmag.config import Study
 from lowmag.magnification import name_of
 from lowmag.palette import (
     STYLE,
@@ -42,6 +41,7 @@ from lowmag.scores import (
     pick,
     read_table,
 )
+from lowmag.study import Study
 
 NAMES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")
 FRONT_COLOUR = "#888888"

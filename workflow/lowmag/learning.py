@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lowmag.config import Run, Study
 from lowmag.magnification import name_of
 from lowmag.palette import STYLE, TEACHER_COLOUR, WIDTH_IN, main_series
+from lowmag.study import Run, Study
 
 FIGURE = "val_balanced_accuracy"
 Curve = Sequence[tuple[float, float]]

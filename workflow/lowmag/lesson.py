@@ -14,7 +14,6 @@ from torch import Tensor
 from lowmag.augment import draw_colour, draw_views
 from lowmag.bank import Bank
 from lowmag.checkpoint import digest_of
-from lowmag.config import Method, StudentTraining, grid_cells
 from lowmag.device import memory_format
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
@@ -22,6 +21,7 @@ from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import mpp_of
 from lowmag.models import ModelSpec, Network, build
 from lowmag.optimizer import Adam
+from lowmag.recipe import Method, StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lowmag import losses
 from lowmag.cam import Relu, attention
-from lowmag.config import Attention, Method
+from lowmag.recipe import Attention, Method
 
 
 @dataclass(frozen=True)

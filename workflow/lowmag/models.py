@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowmag.config import Architecture
 from lowmag.errors import UserError
 from lowmag.magnification import mpp_of
 from lowmag.publish import publishing
+from lowmag.recipe import Architecture
 
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1

@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from lowmag.config import Study
 from lowmag.magnification import mpp_of, name_of
+from lowmag.study import Study
 
 WIDTH_IN = 8.6
 TEACHER_COLOUR = "#333333"

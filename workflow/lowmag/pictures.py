@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from lowmag.config import Pictures, Tiles
+from lowmag.sections import Pictures, Tiles
 from lowmag.sheet import (
     Files,
     Problems,

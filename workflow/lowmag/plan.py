@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lowmag import demo, pictures, slides
-from lowmag.config import Config, Job, Run, Study, parse_config
+from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
+from lowmag.study import Run, Study
 
 
 @dataclass(frozen=True)

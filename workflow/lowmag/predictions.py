@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from lowmag.config import Run, Study
 from lowmag.errors import UserError
 from lowmag.metrics import Truth
+from lowmag.study import Run, Study
 
 Level = Literal["tile", "slide"]
 FILES: dict[Level, str] = {"tile": "tiles.parquet", "slide": "slides.parquet"}

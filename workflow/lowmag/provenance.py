@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lowmag.config import Run, Study
 from lowmag.magnification import name_of
 from lowmag.page import Table
+from lowmag.study import Run, Study
 from lowmag.wording import NONE, count, seconds, three_digits, whole
 
 Record = Mapping[str, Any]

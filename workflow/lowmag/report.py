@@ -14,7 +14,6 @@ import jinja2
 from lowmag import __version__, provenance
 from lowmag.answer import answer
 from lowmag.cohort import Cohort, check_rows, check_summary, overlays, read_cohort, split_table
-from lowmag.config import Study
 from lowmag.errors import UserError
 from lowmag.learning import learning_svg
 from lowmag.magnification import name_of
@@ -22,6 +21,7 @@ from lowmag.page import jpeg_uri, svg_uri
 from lowmag.publish import write_text
 from lowmag.result_tables import comparison_table, cost_table, score_table
 from lowmag.scores import has_reading, levels_of, read_table
+from lowmag.study import Study
 from lowmag.wording import count
 
 FIGURES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")

@@ -14,8 +14,8 @@ from lowmag.errors import UserError
 from lowmag.publish import write_text
 
 if TYPE_CHECKING:  # reading splits.csv, all that training does here, needs none of these
-    from lowmag.config import Splits
     from lowmag.pictures import PictureRow
+    from lowmag.sections import Splits
     from lowmag.slides import SlideRow
 
 COLUMNS = ("slide_id", "patient_id", "label", "split")

@@ -8,8 +8,8 @@ from typing import Any
 from lowmag import bootstrap
 from lowmag.bootstrap import Estimate
 from lowmag.comparisons import TEACHER, Comparison, Scores
-from lowmag.config import Study
 from lowmag.predictions import Group, Level, Part
+from lowmag.study import Study
 
 HEADLINE = "balanced_accuracy"
 

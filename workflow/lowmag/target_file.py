@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowmag.config import Method
 from lowmag.device import free_bytes
 from lowmag.errors import UserError
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
+from lowmag.recipe import Method
 
 SCHEMA = "lowmag-targets"
 SCHEMA_VERSION = 1

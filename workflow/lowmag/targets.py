@@ -13,7 +13,6 @@ from torch import Tensor
 
 from lowmag.augment import dihedral
 from lowmag.bank import Bank
-from lowmag.config import TargetOptions
 from lowmag.device import inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
@@ -21,6 +20,7 @@ from lowmag.methods import TargetsBatch, teacher_targets
 from lowmag.models import ModelSpec, Network, load_model, prepare, weights_sha256
 from lowmag.publish import publishing
 from lowmag.splits import read_splits
+from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
 
 LOG_EVERY_S = 10.0

@@ -12,12 +12,12 @@ import numpy as np
 import openslide
 
 from lowmag import __version__
-from lowmag.config import Tiles
 from lowmag.errors import UserError
 from lowmag.grid import Field, fields_with_tissue, make_grid, read_outline
 from lowmag.magnification import factor_between, mpp_of
 from lowmag.reader import Slide
 from lowmag.record import SlideRecord, load_record, require_same_file
+from lowmag.sections import Tiles
 from lowmag.store import Layout, TileRow, TileWriter, writing
 
 READ_ERROR = 1  # bit of `flags`: the field could not be read and its pictures are grey

@@ -12,10 +12,10 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFilter
 
-from lowmag.config import Tissue
 from lowmag.publish import publishing, write_text
 from lowmag.reader import Slide, Thumbnail
 from lowmag.record import SlideRecord, load_record, require_same_file
+from lowmag.sections import Tissue
 
 CLASSIFICATION = {"name": "Tissue", "color": [0, 128, 0]}
 OUTLINE_COLOUR = (0, 128, 0)

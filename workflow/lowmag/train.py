@@ -18,13 +18,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from lowmag.augment import apply_colour, apply_views, dihedral
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
-from lowmag.config import CrossEntropy, Method, StudentTraining, Training
 from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
 from lowmag.meter import Meter
 from lowmag.methods import TargetsBatch, combine
 from lowmag.models import as_unit, normalise, save_model
+from lowmag.recipe import CrossEntropy, Method, StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS, write_metrics, write_run
 from lowmag.validation import score, validate
 

@@ -1,0 +1,166 @@
+"""Sections of the config about training: networks, schedules, augmentation, loss terms and methods."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from lowmag.sections import Section
+
+Share = Annotated[int, Field(ge=0, le=100)]
+Network = Literal["resnet18", "resnet10gn", "vgg16"]
+VGG16_STRIDE = 16
+
+
+class Augment(Section):
+    dihedral: bool = Field(default=True, description="the 8 exact flips and rotations")
+    brightness: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of brightness")
+    contrast: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of contrast")
+    saturation: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of saturation")
+    stain: float = Field(
+        default=0.1, ge=0, lt=1, description="largest relative change of optical density per channel"
+    )
+
+
+class Architecture(Section):
+    model: Network = Field(
+        default="resnet10gn", description="resnet18, resnet10gn (DiPalma 2021) or vgg16 (del Amor 2024)"
+    )
+    stride: Literal[8, 16, 32] = Field(default=32, description="pixels of the tile per cell of the last map")
+    weights: str | None = Field(
+        default=None, description="local file of initial backbone weights (.safetensors or state dict .pt)"
+    )
+
+    @model_validator(mode="after")
+    def _possible_stride(self) -> "Architecture":
+        if self.model == "vgg16" and self.stride != VGG16_STRIDE:
+            raise ValueError(
+                f"stride of vgg16 is {VGG16_STRIDE} (its map before pool5): set stride: {VGG16_STRIDE}"
+            )
+        return self
+
+
+class Training(Architecture):
+    epochs: int = Field(default=20, ge=1, description="passes over the training tiles")
+    batch_size: int = Field(default=16, ge=1, description="tiles per step")
+    optimizer: Literal["adam", "adamw"] = Field(
+        default="adamw", description="adam adds weight decay to the gradient"
+    )
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay")
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine", description="learning rate over the run"
+    )
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
+    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    balance: bool = Field(default=True, description="draw labelled tiles class-balanced")
+    select: Literal["balanced_accuracy", "accuracy", "loss", "kappa", "last"] = Field(
+        default="balanced_accuracy",
+        description="what chooses the epoch on validation tiles; last takes the final one",
+    )
+    augment: Augment = Field(default=Augment(), description="what a tile may look like")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto: bfloat16 on a GPU, else float32"
+    )
+
+
+class Teacher(Training):
+    pass
+
+
+class StudentTraining(Training):
+    """How one student is trained: what the `student` command takes as options."""
+
+    input: Literal["native", "upsampled"] = Field(
+        default="native", description="upsampled: back to the teacher's size (del Amor)"
+    )
+
+
+class Students(StudentTraining):
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default=[0], min_length=1, description="one teacher and one set of students each"
+    )
+    unlabelled: list[Share] = Field(
+        default=[0, 100], min_length=1, description="per cent of the unlabelled slides used"
+    )
+
+
+class CrossEntropy(Section):
+    weight: float = Field(default=1.0, gt=0)
+
+
+class SoftLabels(Section):
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature of both distributions")
+
+
+class Features(Section):
+    weight: float = Field(default=1.0, gt=0)
+    distance: Literal["mse", "l1", "rmse"] = Field(
+        default="mse", description="rmse: one root over the whole batch"
+    )
+    resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "area"] = Field(
+        default="maxpool+bicubic", description="how the teacher's map comes to the student's grid"
+    )
+
+
+class Attention(Section):
+    weight: float = Field(default=1.0, gt=0)
+    classes: Literal["all", "label", "teacher"] = Field(default="all", description="class maps compared")
+    relu: Literal["inside", "outside"] = Field(
+        default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
+    )
+    distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
+    normalise: Literal["minmax", "none"] = Field(
+        default="minmax", description="per picture, jointly over classes"
+    )
+
+
+def _allow_bare_weights(schema: dict[str, Any]) -> None:
+    for term in schema["properties"].values():
+        term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
+
+
+class Method(Section):
+    """A weighted set of loss terms; a bare number is the weight of a term with its defaults."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_bare_weights)
+
+    cross_entropy: CrossEntropy | None = None
+    soft_labels: SoftLabels | None = None
+    features: Features | None = None
+    attention: Attention | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_weights(cls, terms: Any) -> Any:
+        if not isinstance(terms, dict):
+            return terms
+        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in terms.items()}
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "Method":
+        if not self.terms:
+            raise ValueError("a method needs at least one loss term")
+        return self
+
+    @property
+    def terms(self) -> dict[str, Section]:
+        """The terms in use by name."""
+        return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares with the teacher."""
+        return set(self.terms) != {"cross_entropy"}
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether any term works without a label."""
+        return self.needs_teacher
+
+
+def grid_cells(architecture: Architecture, tile_px: int) -> int:
+    """Cells per edge of the last map of a network for a tile of `tile_px` pixels."""
+    if architecture.model == "vgg16":
+        return tile_px // VGG16_STRIDE
+    return -(-tile_px // architecture.stride)

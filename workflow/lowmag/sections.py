@@ -1,0 +1,119 @@
+"""Sections of the config about slides: demo, check, tissue, tiles, pictures, splits.
+
+Kept apart from those about training, so that an edit to these reruns no slide.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lowmag.magnification import factor_between, mpp_of, name_of
+
+Magnification = Annotated[float, Field(gt=0, le=80)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Demo(Section):
+    slides: int = Field(default=48, ge=5, description="slides in the demo cohort")
+    patients: int = Field(default=32, ge=3, description="patients they come from")
+    size_um: float = Field(default=3072, ge=1024, description="edge of a slide, micrometres")
+    seed: int = Field(default=0, ge=0, description="the cohort is a function of this number")
+
+
+class Check(Section):
+    assume_mpp: float | None = Field(
+        default=None, gt=0, description="mpp of slides that state none; null refuses them"
+    )
+    min_mpp: float = Field(
+        default=0.1, gt=0, description="level 0 finer than this is implausible, micrometres per pixel"
+    )
+    max_mpp: float = Field(
+        default=100.0, gt=0, description="level 0 coarser than this is implausible, micrometres per pixel"
+    )
+    max_anisotropy: float = Field(
+        default=0.1, gt=0, description="largest relative difference of mpp along x and y"
+    )
+
+
+class Tissue(Section):
+    mpp: float = Field(default=8.0, gt=0, description="scale the outline is found at, micrometres per pixel")
+    min_piece_um: float = Field(
+        default=200.0, ge=0, description="pieces smaller than this square are dropped, micrometres"
+    )
+    max_hole_um: float = Field(
+        default=190.0, ge=0, description="holes smaller than this square are filled, micrometres"
+    )
+    saturation_floor: int = Field(
+        default=10, ge=0, le=255, description="least saturation of tissue, grey levels"
+    )
+
+
+class Tiles(Section):
+    field_um: float = Field(default=512.0, gt=0, description="edge of a tile's field of view, micrometres")
+    teacher: Magnification = Field(default=10.0, description="magnification of the teacher")
+    students: list[Magnification] = Field(
+        default=[5.0, 2.5, 1.25, 0.625], description="magnifications of the students"
+    )
+    min_tissue: float = Field(default=0.5, ge=0, le=1, description="least share of a tile that is tissue")
+    max_per_slide: int | None = Field(
+        default=None, ge=1, description="at most so many tiles of one slide, null for all"
+    )
+    jpeg_quality: int = Field(
+        default=90, ge=50, le=100, description="quality of the teacher's tiles (4:4:4 JPEG)"
+    )
+    mpp_tolerance: float = Field(
+        default=0.02, ge=0, le=0.1, description="relative scale error read without resampling"
+    )
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> "Tiles":
+        for magnification in self.students:
+            try:
+                factor_between(self.teacher, magnification)
+            except ValueError as error:
+                raise ValueError(
+                    f"students: {error}; every student magnification must divide the teacher's"
+                ) from error
+        if len(set(self.students)) != len(self.students):
+            raise ValueError(f"students: magnification given twice in {self.students}")
+        lowest = min([self.teacher, *self.students])
+        if abs(self.field_um / mpp_of(lowest) % 1) > 1e-9:
+            raise ValueError(
+                f"field_um {self.field_um:g} is not a whole number of pixels at {name_of(lowest)}"
+            )
+        return self
+
+    @property
+    def magnifications(self) -> list[float]:
+        """The teacher's and the students' magnifications, highest first, each once."""
+        return sorted({self.teacher, *self.students}, reverse=True)
+
+    def tile_px(self, magnification: float) -> int:
+        """Edge of a tile in pixels at a magnification."""
+        return round(self.field_um / mpp_of(magnification))
+
+
+class Pictures(Section):
+    folder: str | None = Field(
+        default=None, description="folder that paths in images.csv are relative to; null: its own"
+    )
+    columns: dict[str, str] = Field(
+        default={}, description="images.csv columns by their own names, as {image: file}"
+    )
+    mpp: float | None = Field(default=None, gt=0, description="mpp of pictures whose row states none")
+    border_px: int = Field(default=0, ge=0, description="pixels cut from every edge before the centre crop")
+
+
+class Splits(Section):
+    val: float = Field(default=0.2, gt=0, lt=1, description="share of labelled patients for validation")
+    test: float = Field(default=0.2, gt=0, lt=1, description="share of labelled patients for testing")
+    seed: int = Field(default=0, ge=0, description="seed of the split")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> "Splits":
+        if self.val + self.test >= 1:
+            raise ValueError(f"val {self.val} and test {self.test} leave no patients to train on")
+        return self

@@ -1,0 +1,79 @@
+"""The grid of runs of a study: the students, what they need of the teacher, how they are evaluated."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from lowmag.magnification import name_of
+from lowmag.recipe import Share
+from lowmag.sections import Magnification, Section
+
+
+class Evaluation(Section):
+    bootstrap: int = Field(default=10_000, ge=100, description="patient-level resamples")
+    seed: int = Field(default=0, ge=0, description="seed of the resamples")
+    margin: float = Field(
+        default=0.05, gt=0, lt=1, description="a student within this much balanced accuracy is not worse"
+    )
+    slide_score: Literal["mean"] = Field(
+        default="mean", description="a slide's probabilities: mean of its tiles'"
+    )
+    reading_slides: int = Field(default=3, ge=1, description="slides read at every magnification to time it")
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One student: method x magnification x unlabelled share (per cent) x seed."""
+
+    method: str
+    magnification: float
+    unlabelled: int
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Path of the run below `students/` and `predictions/students/`."""
+        return f"{self.method}/{name_of(self.magnification)}/u{self.unlabelled}/seed{self.seed}"
+
+
+class TargetOptions(Section):
+    """What the teacher says of a tile and in which shape: what the `targets` command takes as options."""
+
+    grids: dict[str, int] = Field(
+        description="cells per edge of the student's last map, by magnification name (1.25x)"
+    )
+    resizes: list[Literal["maxpool", "bicubic", "area"]] = Field(
+        default=[], description="forms of the feature map to store"
+    )
+    attention: list[Literal["inside", "outside"]] = Field(
+        default=[], description="forms of the attention map to store"
+    )
+    views: Literal[1, 8] = Field(default=8, description="exact flips and rotations of every tile")
+
+
+class Study(Section):
+    """The grid of runs and how it is evaluated: what `evaluate`, `figures` and `report` take as `--study`."""
+
+    teacher: Magnification
+    students: list[Magnification]
+    methods: dict[str, bool] = Field(description="whether the method uses unlabelled slides, by name")
+    seeds: list[int]
+    unlabelled: list[Share]
+    classes: list[str]
+    ordinal: bool = False
+    evaluation: Evaluation = Evaluation()
+
+    def shares(self, method: str) -> list[int]:
+        """Unlabelled shares a method is run with, in per cent, ascending."""
+        return sorted(set(self.unlabelled)) if self.methods[method] else [0]
+
+    def runs(self) -> list[Run]:
+        """Every student of the study."""
+        return [
+            Run(method, magnification, share, seed)
+            for method in self.methods
+            for magnification in sorted(self.students, reverse=True)
+            for share in self.shares(method)
+            for seed in self.seeds
+        ]
