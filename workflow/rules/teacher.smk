@@ -1,3 +1,4 @@
+# What most jobs wait for goes first.
 rule teacher:
     input:
         splits=f"{OUT}/splits.csv",
@@ -8,6 +9,7 @@ rule teacher:
         run=f"{OUT}/teacher/seed{{seed}}/run.json",
     log:
         f"{OUT}/logs/teacher/seed{{seed}}.log",
+    priority: 2
     conda:
         "../../envs/lowmag.yaml"
     threads: plan.job("teacher").threads
@@ -42,6 +44,7 @@ rule targets:
         ],
     log:
         f"{OUT}/logs/targets/seed{{seed}}.log",
+    priority: 1
     conda:
         "../../envs/lowmag.yaml"
     threads: plan.job("targets").threads
