@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from lowmag import train
 from lowmag.checkpoint import Checkpoint, Stop
-from lowmag.config import CrossEntropy, Method, StudentTraining
 from lowmag.device import pick_device
 from lowmag.lesson import Job, Lesson, Task, prepare_lesson
+from lowmag.recipe import CrossEntropy, Method, StudentTraining
 from lowmag.store import Layout, TileRow, writing
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_

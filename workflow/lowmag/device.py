@@ -1,5 +1,6 @@
 """The device that training and prediction run on, and how much it holds."""
 
+import ctypes
 import logging
 import re
 from pathlib import Path
@@ -11,6 +12,8 @@ import torch
 INFERENCE_PIXELS = 1 << 22
 Precision = Literal["auto", "float32", "bfloat16"]
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,10 +22,21 @@ def pick_device(threads: int) -> torch.device:
     torch.set_num_threads(threads)
     if not torch.cuda.is_available():
         logger.info("no GPU found: running on the CPU with %d thread%s", threads, "" if threads == 1 else "s")
+        keep_freed_memory()
         return torch.device("cpu")
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     return torch.device("cuda")
+
+
+def keep_freed_memory() -> bool:
+    """Whether the C library now keeps what is freed instead of giving it back; only glibc can.
+
+    The activations of every step are of the same sizes: asking the system for them anew costs a step on the
+    CPU a tenth to a third (`benchmarks/kept_memory.py`).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
 def device_name(device: torch.device) -> str:

@@ -20,7 +20,7 @@ from lowmag.publish import publishing, write_json
 from lowmag.splits import read_splits
 
 TIMED_BATCH = 32
-TIMED_SECONDS = 1.5
+TIMED_SECONDS = 1.0
 TIMED_AT_LEAST = 3
 
 logger = logging.getLogger(__name__)
