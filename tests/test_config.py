@@ -250,3 +250,52 @@ def test_defaults_said_in_the_config_file_are_the_defaults(config_yaml):
 )
 def test_studies_are_valid(path):
     parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"ordinal": True}, "need the classes in order"),
+        ({"teacher": {"select": "kappa"}}, "need the classes in order"),
+        ({"classes": ["a", "b", "a"]}, "a name is given twice"),
+        ({"students": {"seeds": [0, 0]}}, "one is given twice"),
+        ({"tiles": {"students": []}}, "tiles.students: List should have at least 1 item"),
+        (
+            {
+                "tiles": {"field_um": 128},
+                "teacher": {"model": "vgg16", "stride": 16},
+                "students": {"model": "vgg16", "stride": 16},
+            },
+            "smaller than one cell of vgg16",
+        ),
+    ],
+)
+def test_what_would_fail_or_mislead_later_is_refused_at_once(content, expected):
+    assert expected in complaint(content)
+
+
+def test_text_of_the_command_line_becomes_numbers_but_not_in_names():
+    config = parse_config(
+        {
+            "students": {"stride": "8", "seeds": ["0", "1"]},
+            "methods": {"labels-only": {"cross_entropy": "2"}},
+            "tiles": {"max_per_slide": "null"},
+            "classes": ["1", "2"],
+            "outdir": "2026",
+        }
+    )
+    assert config.students.stride == 8
+    assert config.methods["labels-only"].terms["cross_entropy"].model_dump() == {"weight": 2.0}
+    assert config.tiles.max_per_slide is None
+    assert config.classes == ["1", "2"]
+    assert config.outdir == "2026"
+
+
+def test_ladder_of_thirds_keeps_its_names():
+    tiles = parse_config({"tiles": {"teacher": 20, "students": [20 / 3], "field_um": 480}}).tiles
+    assert [float(f"{m:g}") for m in tiles.magnifications] == tiles.magnifications
+    assert tiles.tile_px(tiles.students[0]) == 320
+
+
+def test_pictures_decide_on_their_own_field():
+    assert parse_config({"images": "images.csv", "tiles": {"teacher": 20, "students": [10, 4]}}).images

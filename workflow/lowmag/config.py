@@ -12,10 +12,12 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lowmag.errors import UserError
-from lowmag.magnification import name_of
+from lowmag.magnification import NAME_PRECISION, mpp_of, name_of
 from lowmag.recipe import Method, Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
+
+TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 
 
 class Job(Section):
@@ -103,6 +105,34 @@ class Config(Section):
         return {k: v for k, v in methods.items() if v is not None} if isinstance(methods, dict) else methods
 
     @model_validator(mode="after")
+    def _classes_in_order(self) -> "Config":
+        if self.classes and len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes: a name is given twice in {self.classes}")
+        by_grade = self.ordinal or "kappa" in (self.teacher.select, self.students.select)
+        if by_grade and not self.classes:
+            raise ValueError(
+                "ordinal, and select: kappa, need the classes in order: set classes, as [benign, low, high]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> "Config":
+        if self.images is not None:  # the pictures decide on their size
+            return self
+        for magnification in reversed(self.tiles.magnifications):
+            edge = self.tiles.field_um / mpp_of(magnification)
+            if abs(edge / max(round(edge), 1) - 1) > NAME_PRECISION:
+                name, field_um = name_of(magnification), self.tiles.field_um
+                raise ValueError(f"tiles.field_um {field_um:g} is not a whole number of pixels at {name}")
+        lowest = self.tiles.magnifications[-1]
+        if grid_cells(self.students, self.tiles.tile_px(lowest)) < 1:
+            raise ValueError(
+                f"a tile at {name_of(lowest)} is smaller than one cell of {self.students.model}: "
+                "enlarge tiles.field_um, or leave the magnification out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _same_network(self) -> "Config":
         compared = [name for name, method in self.methods.items() if method.features]
         if compared and self.teacher.model != self.students.model:
@@ -130,17 +160,16 @@ class Config(Section):
         return StudentTraining.model_validate(self.students.model_dump(exclude={"seeds", "unlabelled"}))
 
     def target_options(self) -> TargetOptions:
-        """What the methods of this study need the teacher to say."""
+        """What the teacher has to say for the students of this study."""
         upsampled = self.students.input == "upsampled"
         grids = {
             name_of(m): grid_cells(self.students, self.tiles.tile_px(self.tiles.teacher if upsampled else m))
             for m in self.tiles.students
         }
-        features = [method.features for method in self.methods.values() if method.features]
-        attention = [method.attention for method in self.methods.values() if method.attention]
-        resizes = sorted({form for term in features for form in term.resize.split("+")})
-        relus = sorted({term.relu for term in attention})
-        return TargetOptions.model_validate({"grids": grids, "resizes": resizes, "attention": relus})
+        # Every form, whatever the methods: one more or less of them then retrains no other.
+        return TargetOptions.model_validate(
+            {"grids": grids, "resizes": ["area", "bicubic", "maxpool"], "attention": ["inside", "outside"]}
+        )
 
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
@@ -148,14 +177,29 @@ SectionType = TypeVar("SectionType", bound=BaseModel)
 
 def parse_config(content: dict[str, Any]) -> Config:
     """The validated config of a study; raises UserError with one line per problem."""
-    return _validated(Config, _with_nulls(content), "config")
+    return _validated(Config, _from_command_line(content), "config")
 
 
-def _with_nulls(content: Any) -> Any:
-    """`null` given on Snakemake's command line arrives as text."""
+def _from_command_line(content: Any, key: str = "") -> Any:
+    """The content with nulls and numbers for text, as nested values of Snakemake's `--config` arrive."""
     if isinstance(content, dict):
-        return {key: _with_nulls(value) for key, value in content.items()}
-    return None if content == "null" else content
+        return {k: _from_command_line(v, key if key in TEXT_KEYS else k) for k, v in content.items()}
+    if isinstance(content, list):
+        return [_from_command_line(value, key) for value in content]
+    if not isinstance(content, str):
+        return content
+    if content == "null":
+        return None
+    return content if key in TEXT_KEYS else _number_or_text(content)
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
 
 
 def parse_options(section: type[SectionType], text: str | None) -> SectionType:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,11 +32,21 @@ class Plan:
 
     def __init__(self, content: dict[str, Any]) -> None:
         self.config: Config = parse_config(content)
-        self.outdir = self.config.outdir.rstrip("/")
+        self.outdir = os.path.normpath(self.config.outdir)
+        if self.outdir == ".":
+            raise UserError("outdir is this folder itself; name a folder of its own for what is written")
         if not self.sheet:
             raise UserError(
                 "the config names no cohort; set slides to a slides.csv (or demo), or images to an images.csv"
             )
+        for section, weights in (
+            ("teacher", self.config.teacher.weights),
+            ("students", self.config.students.weights),
+        ):
+            if weights and not Path(weights).is_file():
+                raise UserError(
+                    f"{section}.weights: there is no file {weights}; correct the path or set it to null"
+                )
         if self.from_pictures:
             self.config = self._with_field_of_pictures()
 
@@ -98,8 +109,14 @@ class Plan:
 
     @cached_property
     def study(self) -> Study:
-        """The grid of runs."""
-        return self.config.study(self.classes)
+        """The grid of runs; where every slide is labelled there is no share of unlabelled ones to vary."""
+        study = self.config.study(self.classes)
+        return study if self._has_unlabelled else study.model_copy(update={"unlabelled": [0]})
+
+    @property
+    def _has_unlabelled(self) -> bool:
+        rows = demo.cohort(self.config.demo) if self.is_demo else self._rows
+        return any(not row.label for row in rows)
 
     @property
     def models(self) -> list[str]:
@@ -118,9 +135,9 @@ class Plan:
             for m in sorted(self.study.students, reverse=True)
         ]
 
-    def options(self, section: str, exclude: frozenset[str] = frozenset()) -> str:
+    def options(self, section: str) -> str:
         """A config section as the JSON that a command takes."""
-        return _compact(getattr(self.config, section).model_dump(exclude=exclude))
+        return _compact(getattr(self.config, section).model_dump())
 
     def student_options(self) -> str:
         """The part of `students` that one run depends on, as JSON."""
@@ -154,6 +171,11 @@ class Plan:
         """Bytes of a slide's file, so that a replaced one reruns its stages; 0 for one yet to be drawn."""
         path = self.slides[slide].path
         return 0 if self.is_demo or not path.exists() else path.stat().st_size
+
+    def pictures(self) -> str:
+        """Digest of the pictures' names and sizes, so that a replaced one is stored again."""
+        sizes = [(str(row.image), row.image.stat().st_size) for row in self._rows]
+        return hashlib.sha256(_compact(sizes).encode()).hexdigest()[:16]
 
     def template(self, name: str) -> str:
         """Digest of a template: the fingerprint of the code sees Python alone."""

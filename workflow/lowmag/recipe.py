@@ -83,6 +83,12 @@ class Students(StudentTraining):
         default=[0, 100], min_length=1, description="per cent of the unlabelled slides used"
     )
 
+    @model_validator(mode="after")
+    def _seeds_once(self) -> "Students":
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: one is given twice in {self.seeds}, which would count one run as two")
+        return self
+
 
 class CrossEntropy(Section):
     weight: float = Field(default=1.0, gt=0)

@@ -17,7 +17,7 @@ from lowmag.plan import Plan
 
 try:
     plan = Plan(config)
-    CLASSES = plan.classes
+    CLASSES, SLIDES = plan.classes, list(plan.slides)
 except UserError as problem:
     raise WorkflowError(str(problem))
 
@@ -49,9 +49,9 @@ if "conda" in {
         f'export PYTHONPATH="{PACKAGE_FOLDER}"; lowmag() {{ python -m lowmag.cli "$@"; }}; '
     )
 
-# To Snakemake `gpu` is a counter. Unless the user gave its size, it is the number of devices.
+# To Snakemake `gpu` is a counter. Unless the user gave its size, jobs take turns on the first device.
 if gate.gpu_count() and "gpu" not in workflow.global_resources:
-    workflow.global_resources["gpu"] = gate.gpu_count()
+    workflow.global_resources["gpu"] = 1
 
 
 def say_device():
@@ -92,7 +92,7 @@ def slide_size(wildcards):
 
 
 def every_slide(pattern):
-    return [f"{OUT}/{pattern.format(slide=slide)}" for slide in plan.slides]
+    return [f"{OUT}/{pattern.format(slide=slide)}" for slide in SLIDES]
 
 
 def every_tile_file():

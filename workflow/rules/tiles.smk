@@ -15,6 +15,7 @@ if plan.from_pictures:
             runtime=plan.job("slide").runtime,
         params:
             folder=subpath(output[0], parent=True),
+            files=plan.pictures(),
             pictures=plan.options("pictures"),
             classes=json.dumps(CLASSES),
             options=plan.options("tiles"),
