@@ -33,6 +33,7 @@ def summary(recommended: dict[str, Any] | None, *others: dict[str, Any], **chang
         "bootstrap": 10_000,
         "seeds": 3,
         "classes": 3,
+        "classes_in_test": 3,
         "test": {"patients": 40, "slides": 52, "tiles": 900, "enough_patients": True},
         "teacher": student(10.0, value=0.88, low=0.82, high=0.93, seconds_per_slide=3.1, compute_saving=1.0),
         "n_students": 20,
@@ -82,6 +83,14 @@ def test_a_slower_student_is_called_slower() -> None:
     assert "2 times more time" in answer(summary(student(1.25, time_saving=0.5))).sentences[1]
 
 
+def test_a_dearer_student_and_an_equal_one_are_said_as_such() -> None:
+    dearer = answer(summary(student(1.25, compute_saving=0.3, time_saving=1.0))).sentences[1]
+    assert dearer.startswith("It needs 3.3 times more computation than the 10x teacher and")
+    assert "as measured, about as much time per slide" in dearer
+    equal = answer(summary(student(1.25, compute_saving=0.999))).sentences[1]
+    assert equal.startswith("It needs about as much computation as the 10x teacher")
+
+
 def test_pictures_have_no_seconds_per_slide() -> None:
     second = answer(summary(student(1.25, seconds_per_slide=None))).sentences[1]
     assert "11 times less time in the network (no slide was read)" in second
@@ -97,3 +106,11 @@ def test_a_teacher_at_chance_gives_no_answer() -> None:
     assert found.sentences[0].startswith("This study has no answer: per slide, the teacher itself reaches")
     assert "chance (0.33)" in found.sentences[0]
     assert "1.25x" not in " ".join(found.sentences)
+
+
+def test_chance_is_that_of_the_classes_the_test_has() -> None:
+    teacher = student(10.0, value=0.45, low=0.4, high=0.5)
+    assert answer(summary(student(1.25), teacher=teacher)).sentences[0].startswith("One can go")
+    two_of_three = answer(summary(student(1.25), teacher=teacher, classes_in_test=2))
+    assert "chance (0.50)" in two_of_three.sentences[0]
+    assert "averaged over the 2 of 3 classes in the test split" in two_of_three.basis

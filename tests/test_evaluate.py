@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from lowmag import evaluate
+from lowmag import comparisons, evaluate, scores, sheet, splits, summary
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
 from lowmag.errors import UserError
 from lowmag.predictions import groups
@@ -283,7 +283,9 @@ def test_an_absent_class_is_counted_and_named(small):
     folder, study = small
     for path in (folder / "predictions").rglob("*.parquet"):
         rewrite(path, lambda frame: frame[frame["label"] != "high"])
-    warnings = Results(folder, study).summary["warnings"]
+    summary = Results(folder, study).summary
+    assert (summary["classes"], summary["classes_in_test"]) == (3, 2)
+    warnings = summary["warnings"]
     assert any("tile level: 1 of 3 classes (high) have no test tile" in text for text in warnings)
 
 
@@ -333,3 +335,10 @@ def test_reading_that_lacks_a_magnification_is_refused(small):
     (folder / "reading.tsv").write_text(lines)
     with pytest.raises(UserError, match=r"times 10x but not 1.25x"):
         evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
+
+
+def test_stages_that_share_no_module_share_their_names():
+    """Said twice, so that an edit of the report repeats no evaluation, and one of splits no check."""
+    assert scores.HEADLINE == summary.HEADLINE
+    assert (scores.TEACHER, scores.LABELS_ONLY) == (comparisons.TEACHER, comparisons.LABELS_ONLY)
+    assert sheet.SPLITS == splits.SPLITS

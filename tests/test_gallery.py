@@ -121,3 +121,9 @@ def test_without_a_labelled_test_tile_it_says_what_to_do(paths: tuple[Path, Path
     with pytest.raises(UserError, match=r"no labelled test tile.*give some patients the split `test`"):
         gallery.write_gallery(paths[0], [], tiles, splits, tmp_path / "gallery.png")
     assert not (tmp_path / "gallery.png").exists()
+
+
+def test_the_report_tells_how_many_tiles_are_shown() -> None:
+    template = Path(gallery.__file__).parent / "templates/report.html.j2"
+    assert gallery.MOST_TILES == 4
+    assert "At most four test tiles" in template.read_text(encoding="utf-8")

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lowmag.bootstrap import ENOUGH_PATIENTS
 from lowmag.magnification import name_of
 from lowmag.wording import count, probability, score, seconds, student_name, times, whole, with_interval
 
 SIGNIFICANCE = 0.05
-ENOUGH_PATIENTS = 20  # as in bootstrap, which decides
 Content = Mapping[str, Any]
 
 
@@ -35,7 +35,7 @@ def answer(summary: Content) -> Answer:
             if is_firm(summary)
             else f"{lowest} looks low enough, provisionally"
         )
-        verdict = f"which is not worse than the teacher by more than the margin of {margin:g}"
+        verdict = f"so it is not worse than the teacher by more than the margin of {margin:g}"
     else:
         student = max(summary["best_per_magnification"], key=_lower_bound)
         opening = (
@@ -62,7 +62,12 @@ def answer(summary: Content) -> Answer:
 def has_learned(summary: Content) -> bool:
     """Whether the teacher is better than chance: the lower end of its interval lies above it."""
     low = summary["teacher"]["low"]
-    return low is not None and low > 1 / summary["classes"]
+    return low is not None and low > chance(summary)
+
+
+def chance(summary: Content) -> float:
+    """Balanced accuracy of guessing: it averages over the classes that the test split has, and no others."""
+    return 1 / summary["classes_in_test"]
 
 
 def no_answer(summary: Content) -> list[str]:
@@ -70,7 +75,7 @@ def no_answer(summary: Content) -> list[str]:
     return [
         f"This study has no answer: per {summary['level']}, the teacher itself reaches a balanced accuracy "
         f"of {with_interval(summary['teacher'])}, which is not better than chance "
-        f"({score(1 / summary['classes'])}), so a student that is not worse than it shows nothing.",
+        f"({score(chance(summary))}), so a student that is not worse than it shows nothing.",
         "Train the teacher longer, on more labelled slides or at a higher magnification, and look at its "
         "learning curve before reading on.",
     ]
@@ -84,15 +89,23 @@ def is_firm(summary: Content) -> bool:
 
 def saving(student: Content, teacher: Content, teacher_name: str) -> str:
     """The sentence on what the student saves."""
-    text = f"It needs {times(student['compute_saving'])} times less computation than the {teacher_name}"
-    ratio = student["time_saving"]
-    if ratio is None:
+    compute = _amount(student["compute_saving"], "computation")
+    than = "as" if compute.startswith("about") else "than"
+    text = f"It needs {compute} {than} the {teacher_name}"
+    if student["time_saving"] is None:
         return f"{text}."
-    quicker = f"{times(ratio)} times less time" if ratio >= 1 else f"{times(1 / ratio)} times more time"
+    quicker = _amount(student["time_saving"], "time")
     if student["seconds_per_slide"] is None or teacher["seconds_per_slide"] is None:
         return f"{text} and, as measured, {quicker} in the network (no slide was read)."
     both = f"{seconds(student['seconds_per_slide'])} instead of {seconds(teacher['seconds_per_slide'])}"
     return f"{text} and, as measured, {quicker} per slide, reading included ({both})."
+
+
+def _amount(saving_ratio: float, noun: str) -> str:
+    """`4 times less time`, `3.3 times more time`, and `about as much time` where the ratio is said as 1."""
+    more = saving_ratio < 1
+    said = times(1 / saving_ratio if more else saving_ratio)
+    return f"about as much {noun}" if said == "1" else f"{said} times {'more' if more else 'less'} {noun}"
 
 
 def basis(summary: Content) -> str:
@@ -103,11 +116,19 @@ def basis(summary: Content) -> str:
     return (
         f"Measured on {count(test['patients'], 'test patient')} ({count(test['slides'], 'slide')}, "
         f"{count(test['tiles'], 'tile')}) that no training and no model selection has used; {seeds}. "
-        f"Balanced accuracy is the share recognised, averaged over the {summary['classes']} classes. "
+        f"Balanced accuracy is the share recognised, averaged over {_classes(summary)}. "
         f"Brackets are {inside} intervals from {whole(summary['bootstrap'])} resamples of patients. "
         f"“Not worse” means that the one-sided {inside} lower bound of the difference lies above "
         f"−{summary['margin']:g}, the margin set in the config: {summary['n_not_worse']} of "
         f"{count(summary['n_students'], 'student')} pass."
+    )
+
+
+def _classes(summary: Content) -> str:
+    """`the 3 classes`, or `the 2 of 3 classes that the test split has`."""
+    present, every = summary["classes_in_test"], summary["classes"]
+    return (
+        f"the {every} classes" if present == every else f"the {present} of {every} classes in the test split"
     )
 
 

@@ -74,7 +74,7 @@ class Comparison:
 def compare(level: Level, scored: Scores, study: Study) -> list[Comparison]:
     """Every comparison of a level, corrected within its family, in the order metric, reference, student."""
     students = [group for group in scored if group.role == "student"]
-    teacher = next(group for group in scored if group.role == "teacher")
+    teacher = next(group for group in scored if group.role == TEACHER)
     found = []
     for metric in METRICS:
         if metric not in scored[teacher]:

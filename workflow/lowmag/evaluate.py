@@ -144,7 +144,7 @@ def _warnings(part: Part, resamples: Resamples, scored: Scores, study: Study) ->
     if n_patients < bootstrap.ENOUGH_PATIENTS:
         yield (
             f"{level} level: only {n_patients} test patients; below {bootstrap.ENOUGH_PATIENTS} the "
-            "intervals are narrower than their nominal 95 % and `not worse` is said too easily"
+            "intervals are narrower than their nominal 95 % and “not worse” is said too easily"
         )
     absent = [name for i, name in enumerate(study.classes) if i not in part.truth.present]
     if absent:

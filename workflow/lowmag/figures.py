@@ -31,6 +31,7 @@ from lowmag.palette import (
 from lowmag.predictions import Group, Part, read_parts
 from lowmag.publish import publishing
 from lowmag.scores import (
+    TEACHER,
     Row,
     best_student,
     has_reading,
@@ -124,7 +125,7 @@ def accuracy_magnification(metrics: Sequence[Row], study: Study) -> Figure:
             # minus: the axis runs from high to low, so that the first series stands leftmost
             _with_interval(axes, np.log2(_column(rows, "magnification")) - shift, rows, series)
         magnification_axis(axes, [study.teacher, *study.students])
-        _teacher_band(axes, headline(metrics, level, "teacher")[0], study)
+        _teacher_band(axes, headline(metrics, level, TEACHER)[0], study)
         _score_axis(axes, level, metrics)
     margin = f"teacher − {study.evaluation.margin:g} (margin)"
     _legend(figure, drawn, Line2D([], [], color=TEACHER_COLOUR, linestyle=":", label=margin), line="-")
@@ -145,8 +146,8 @@ def accuracy_cost(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> 
     figure, panels = panels_in_row(len(levels), 3.9)
     drawn = series_of(study)
     for level, axes in zip(levels, panels, strict=True):
-        teacher, students = headline(metrics, level, "teacher"), headline(metrics, level, "student")
-        points = [(seconds["teacher", study.teacher], teacher[0]["value"])]
+        teacher, students = headline(metrics, level, TEACHER), headline(metrics, level, "student")
+        points = [(seconds[TEACHER, study.teacher], teacher[0]["value"])]
         axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
         for series, shift in zip(drawn, dodges(len(drawn), 0.04 * len(drawn)), strict=True):
             rows = pick(students, method=series.method, unlabelled=series.share)
@@ -242,7 +243,7 @@ def _teacher_band(axes: Axes, row: Row, study: Study) -> None:
 
 
 def _score_axis(axes: Axes, level: str, metrics: Sequence[Row]) -> None:
-    n = headline(metrics, level, "teacher")[0]
+    n = headline(metrics, level, TEACHER)[0]
     axes.set_title(f"per {level}: {int(n['n'])} {level}s of {int(n['n_patients'])} test patients")
     axes.set_ylabel("balanced accuracy")
 

@@ -89,7 +89,7 @@ def _term(name: str, term: Mapping[str, Any]) -> str:
 def software(runs: Sequence[Record]) -> str:
     """Versions, machine and code of the runs in one sentence; mixed ones are all named."""
     versions = _distinct(", ".join(f"{k} {v}" for k, v in sorted(run["versions"].items())) for run in runs)
-    machines = _distinct(f"{run['device']} ({run['threads']} threads)" for run in runs)
+    machines = _distinct(f"{run['device']} ({count(run['threads'], 'thread')})" for run in runs)
     codes = _distinct(str(run["code"])[:12] for run in runs)
     return f"Trained with {' and '.join(versions)} on {' and '.join(machines)}; code {' and '.join(codes)}."
 
@@ -100,7 +100,7 @@ def timing_conditions(results: Path, study: Study) -> str:
     folders += [f"students/{run.folder}" for run in study.runs()]
     paths = [results / "predictions" / folder / "cost.json" for folder in folders]
     found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-    return " and ".join(_distinct(f"{cost['device']} ({cost['threads']} threads)" for cost in found))
+    return " and ".join(_distinct(f"{cost['device']} ({count(cost['threads'], 'thread')})" for cost in found))
 
 
 def _distinct(texts: Any) -> list[str]:
@@ -113,7 +113,7 @@ def grid(study: Study) -> str:
     shares = {share for method in study.methods for share in study.shares(method)}
     return (
         f"{count(len(study.seeds), 'teacher')} at {name_of(study.teacher)} "
-        f"(seeds {', '.join(map(str, study.seeds))}) and "
+        f"({'seed' if len(study.seeds) == 1 else 'seeds'} {', '.join(map(str, study.seeds))}) and "
         f"{len(study.runs())} students: methods {', '.join(study.methods)}; magnifications {ladder}; "
-        f"{', '.join(map(str, sorted(shares)))} % of the unlabelled slides."
+        f"{' and '.join(map(str, sorted(shares)))} % of the unlabelled slides."
     )

@@ -13,6 +13,7 @@ import jinja2
 
 from lowmag import __version__, provenance
 from lowmag.answer import answer
+from lowmag.bootstrap import ENOUGH_PATIENTS
 from lowmag.cohort import Cohort, check_rows, check_summary, overlays, read_cohort, split_table
 from lowmag.errors import UserError
 from lowmag.learning import learning_svg
@@ -20,9 +21,9 @@ from lowmag.magnification import name_of
 from lowmag.page import jpeg_uri, svg_uri
 from lowmag.publish import write_text
 from lowmag.result_tables import comparison_table, cost_table, score_table
-from lowmag.scores import has_reading, levels_of, read_table
+from lowmag.scores import LABELS_ONLY, has_reading, levels_of, read_table
 from lowmag.study import Study
-from lowmag.wording import count
+from lowmag.wording import count, whole
 
 FIGURES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")
 GALLERY_PX = 1290
@@ -84,6 +85,9 @@ def collect(results: Path, study: Study) -> dict[str, Any]:
         "name_of": name_of,
         "answer": answer(summary),
         "summary": summary,
+        "enough_patients": ENOUGH_PATIENTS,
+        "labels_only": LABELS_ONLY,
+        "resamples": whole(study.evaluation.bootstrap),
         "warnings": summary["warnings"],
         "pictures": _pictures(results, study),
         **_cohort_parts(results, cohort, study),

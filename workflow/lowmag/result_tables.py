@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from lowmag.magnification import name_of
 from lowmag.page import Cell, Table
-from lowmag.scores import HEADLINE, Row, has_reading, pick
+from lowmag.scores import HEADLINE, LABELS_ONLY, TEACHER, Row, has_reading, pick
 from lowmag.study import Study
 from lowmag.wording import METRICS, NONE, probability, score, three_digits, whole, with_interval
 
 SHOWN = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "kappa_quadratic", "ovr_accuracy")
-TEACHER, LABELS_ONLY = "teacher", "labels-only"
 
 
 def score_table(metrics: Sequence[Row], level: str, study: Study) -> Table:

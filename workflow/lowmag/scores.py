@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 HEADLINE = "balanced_accuracy"
+TEACHER, LABELS_ONLY = "teacher", "labels-only"
 LEVELS = ("tile", "slide")
 TEXT = {"level", "split", "role", "method", "seed", "metric", "reference", "model", "not_worse"}
 Row = dict[str, Any]
@@ -40,7 +41,7 @@ def levels_of(metrics: Sequence[Row]) -> list[str]:
     return [
         level
         for level in LEVELS
-        if any(math.isfinite(row["value"]) for row in headline(metrics, level, "teacher"))
+        if any(math.isfinite(row["value"]) for row in headline(metrics, level, TEACHER))
     ]
 
 

@@ -46,7 +46,7 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
     lowest = min((row.student.magnification for row in qualified), default=None)
     teacher = next(group for group in found.scored[found.level, "test"] if group.role == TEACHER)
     tiles = found.parts["tile", "test"]
-    enough = found.parts[found.level, "test"].truth.n_patients >= bootstrap.ENOUGH_PATIENTS
+    deciding = found.parts[found.level, "test"].truth
     return {
         "level": found.level,
         "metric": HEADLINE,
@@ -55,11 +55,12 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
         "bootstrap": study.evaluation.bootstrap,
         "seeds": len(study.seeds),
         "classes": len(study.classes),
+        "classes_in_test": len(deciding.present),
         "test": {
             "patients": tiles.truth.n_patients,
             "slides": len(tiles.items_per_slide),
             "tiles": tiles.n,
-            "enough_patients": enough,
+            "enough_patients": deciding.n_patients >= bootstrap.ENOUGH_PATIENTS,
         },
         "teacher": {"magnification": study.teacher} | _score(teacher, found) | _price(teacher, found),
         "n_students": len(family),
