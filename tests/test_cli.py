@@ -90,7 +90,7 @@ def test_the_result_of_a_stage_is_the_exit_status(monkeypatch, tmp_path):
 def test_splits_come_from_either_sheet(tmp_path):
     rows = [(f"S{i}", f"P{i // 2}", "ab"[i % 2 if i < 4 else i // 2 % 2]) for i in range(24)]
     (tmp_path / "slides.csv").write_text(
-        "slide_id,path,patient_id,label\n" + "".join(f"{s},slides.csv,{p},{c}\n" for s, p, c in rows)
+        "slide_id,path,patient_id,label\n" + "".join(f"{s},{s}.png,{p},{c}\n" for s, p, c in rows)
     )
     (tmp_path / "images.csv").write_text(
         "case,file,label\n" + "".join(f"{p},{s}.png,{c}\n" for s, p, c in rows)

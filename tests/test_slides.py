@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from lowmag import slides
 from lowmag.errors import UserError
-from lowmag.slides import SlideRow, classes_of, read_slides
+from lowmag.slides import SlideRow, read_slides
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -33,11 +33,11 @@ def test_columns_and_defaults(tmp_path):
     sheet = write_sheet(
         tmp_path,
         "slide_id,path,label,patient_id,split,mpp,annotations,stain\n"
-        f"A-1,a.svs,tumour,P1,train,0.25,b.svs,HE\nA_2, {tmp_path}/c.svs ,,,,,,HE\n",
+        f"A-1,a.svs,tumour,P1,train,0.25,b.svs,HE\nA_2, {tmp_path}/c.svs ,,P2,,,,HE\n",
     )
     assert read_slides(sheet) == [
         SlideRow("A-1", tmp_path / "a.svs", "tumour", "P1", "train", 0.25, tmp_path / "b.svs"),
-        SlideRow("A_2", tmp_path / "c.svs", None, "A_2", None, None, None),
+        SlideRow("A_2", tmp_path / "c.svs", None, "P2", None, None, None),
     ]
 
 
@@ -72,7 +72,7 @@ def test_all_problems_come_in_one_message_with_row_and_column(tmp_path):
         "G,,,,,inf\n",
     )
     message = complaint(sheet, classes=["normal", "tumour"])
-    assert message.startswith(f"{sheet} has 12 problems:\n")
+    assert message.startswith(f"{sheet} has 14 problems:\n")
     for part in [
         "row 3, column slide_id: 'A' is also in row 2; give every slide its own id",
         "row 4, column slide_id: 'a' differs from 'A' by case alone, which is in row 2",
@@ -83,6 +83,8 @@ def test_all_problems_come_in_one_message_with_row_and_column(tmp_path):
         "row 6, column split: found 'training'; write train, val or test",
         "row 6, column mpp: found '0,5', expected a positive number; write 0.5",
         "row 7, column slide_id: is empty",
+        "row 7, column patient_id: is empty, as in row 8, and filled in others",
+        "row 7, column path: 'a.svs' is the same file as in row 2; take one of them out",
         "row 7, column mpp: found '-1', expected a positive number",
         "row 8, column path: is empty",
         "row 8, column mpp: found 'inf'",
@@ -149,9 +151,9 @@ def test_long_lists_of_problems_are_cut(tmp_path):
 def test_ten_thousand_rows_are_read_at_once(tmp_path):
     folder = tmp_path / "slides"
     folder.mkdir()
-    for i in range(0, 10_000, 100):
+    for i in range(10_000):
         (folder / f"{i}.svs").touch()
-    rows = "".join(f"S{i:05d},slides/{i // 100 * 100}.svs,{'xy'[i % 2]},P{i // 3}\n" for i in range(10_000))
+    rows = "".join(f"S{i:05d},slides/{i}.svs,{'xy'[i % 2]},P{i // 3}\n" for i in range(10_000))
     sheet = write_sheet(tmp_path, "slide_id,path,label,patient_id\n" + rows)
     start = time.process_time()
     assert len(read_slides(sheet, ["x", "y"])) == 10_000
@@ -164,13 +166,47 @@ def test_reading_a_sheet_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"
 
 
-def test_classes_are_the_labels_sorted(tmp_path):
-    sheet = write_sheet(tmp_path, "slide_id,path,label\nA,a.svs,y\nB,b.svs,\nC,c.svs,x\n")
-    assert classes_of(read_slides(sheet)) == ["x", "y"]
-    with pytest.raises(UserError, match=r"found 1 class \(y\), expected at least 2"):
-        classes_of(read_slides(sheet)[:1])
-    with pytest.raises(UserError, match="no labels"):
-        classes_of([])
+@pytest.mark.parametrize("linked", [False, True])
+def test_file_in_two_rows_is_refused(tmp_path, linked):
+    """Also by another way to it: it would be in two splits unseen."""
+    sheet = write_sheet(tmp_path, "slide_id,path\nA,a.svs\nB,b.svs\nC,linked/other.svs\n", ("a.svs", "b.svs"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "real/other.svs").symlink_to(tmp_path / "a.svs" if linked else tmp_path / "absent.svs")
+    if not linked:
+        assert len(read_slides(sheet, require_files=False)) == 3
+        return
+    message = complaint(sheet, require_files=False)
+    assert "row 4, column path: 'linked/other.svs' is the same file as in row 2; take one" in message
+
+
+def test_patients_are_given_for_all_slides_or_for_none(tmp_path):
+    rows = "".join(f"S{i},{i}.svs,{'' if i % 2 else f'P{i}'}\n" for i in range(30))
+    message = complaint(write_sheet(tmp_path, "slide_id,path,patient_id\n" + rows), require_files=False)
+    assert "has 1 problem:" in message
+    assert (
+        "row 3, column patient_id: is empty, as in rows 5, 7, 9, 11, 13, 15, 17, 19, 21, 23 and 4 more, "
+        "and filled in others; fill in all or leave all empty"
+    ) in message
+    sheet = write_sheet(tmp_path, "slide_id,path,patient_id\nA,a.svs,\nB,b.svs,\n")
+    assert [row.patient_id for row in read_slides(sheet)] == ["A", "B"]
+
+
+def test_patients_that_differ_by_case_alone_are_refused(tmp_path):
+    sheet = write_sheet(tmp_path, "slide_id,path,patient_id\nA,a.svs,Case1\nB,b.svs,case1\nC,c.svs,Case1\n")
+    message = complaint(sheet)
+    assert "row 3, column patient_id: 'case1' differs by case alone from 'Case1' in row 2" in message
+    assert "has 1 problem:" in message
+
+
+@pytest.mark.parametrize("folder", ["{x}", "plain"])
+def test_brace_in_a_path_is_refused(tmp_path, folder):
+    """Also one in the folder of the sheet, which the cell does not show."""
+    (tmp_path / folder).mkdir()
+    name = "a.svs" if folder == "{x}" else "a}.svs"
+    message = complaint(write_sheet(tmp_path / folder, f"slide_id,path\nA,{name}\n", (name,)))
+    assert f"row 2, column path: '{tmp_path}/{folder}/{name}' has a brace" in message
+    assert "rename the file or its folder" in message
 
 
 def test_schema_file_is_up_to_date():
@@ -183,7 +219,7 @@ def test_schema_file_is_up_to_date():
         *[("slide_id", cell, True) for cell in ["A", "a.b-c_d", "9", "A" * 100]],
         *[("slide_id", cell, False) for cell in ["", "a/b", "a b", ".a", "-a", "a..b", "\u00e4", "A" * 101]],
         *[("path", cell, True) for cell in ["a.svs"]],
-        *[("path", cell, False) for cell in [""]],
+        *[("path", cell, False) for cell in ["", "{a}.svs", "a}.svs"]],
         *[("split", cell, True) for cell in ["", "train", "val", "test"]],
         *[("split", cell, False) for cell in ["Train", "validation", "0"]],
         *[("mpp", cell, True) for cell in ["", "0.25", "1", "2.5e-1", ".5"]],

@@ -1,11 +1,11 @@
 """`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from lowmag.errors import UserError
 from lowmag.sheet import (
     ID_LENGTH,
     ID_PATTERN,
@@ -31,8 +31,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "path": {
         "type": "string",
-        "minLength": 1,
-        "description": "the slide; relative paths start at the folder of the sheet",
+        "pattern": "^[^{}]+$",
+        "description": "the slide, each file once; relative paths start at the folder of the sheet",
     },
     "label": {
         "type": "string",
@@ -40,7 +40,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "patient_id": {
         "type": "string",
-        "description": "whose slide it is; empty: slide_id. Splits never part the slides of a patient",
+        "description": "whose slide it is; empty for all: slide_id. Splits never part a patient's slides",
     },
     "split": {
         "type": "string",
@@ -57,6 +57,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
         "description": "QuPath GeoJSON or ASAP XML of labelled regions; relative as path",
     },
 }
+SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,10 @@ def read_slides(
     """The slides of a sheet in its order.
 
     Raises one UserError that names row, column, finding and cure of every problem: columns missing or
-    misspelt, ids empty, doubled (also by case alone) or unfit for a file name, files that are not there,
-    labels outside `classes` (when given), a patient in two splits, splits and mpp that are none. Columns
-    of other names are allowed. `require_files=False` does not look for the files, for a sheet made ahead of
-    its slides.
+    misspelt, ids empty, doubled (also by case alone) or unfit for a file name, files that are not there or
+    stand in two rows, patients given for a part of the rows or differing by case alone, labels outside
+    `classes` (when given), a patient in two splits, splits and mpp that are none. Columns of other names
+    are allowed. `require_files=False` does not look for the files, for a sheet made ahead of its slides.
     """
     path = Path(path)
     header, rows = read_header_and_rows(path)
@@ -90,6 +91,8 @@ def read_slides(
     problems.raise_any()  # without its columns every row would be wrong as well
     slides = [_slide(row, path.parent, problems) for row in rows]
     _check_ids(rows, problems)
+    _check_patient_ids(rows, problems)
+    _check_paths(rows, slides, problems)
     if classes is not None:
         _check_labels(rows, classes, problems)
     numbered = zip(rows, slides, strict=True)
@@ -98,24 +101,6 @@ def read_slides(
         _check_files(rows, slides, problems)
     problems.raise_any()
     return slides
-
-
-class Labelled(Protocol):
-    """Anything with a label: a row of slides.csv, images.csv or splits.csv."""
-
-    @property
-    def label(self) -> str | None: ...
-
-
-def classes_of(rows: Iterable[Labelled]) -> list[str]:
-    """The labels found, sorted; raises UserError when there are fewer than two."""
-    found = sorted({row.label for row in rows if row.label})
-    if len(found) < 2:
-        raise UserError(
-            f"found {len(found)} class{'es' if not found else ''} ({', '.join(found) or 'no labels'}), "
-            "expected at least 2; fill the column label of slides.csv (or images.csv)"
-        )
-    return found
 
 
 def schema() -> dict[str, Any]:
@@ -161,6 +146,57 @@ def _check_ids(rows: Sequence[Row], problems: Problems) -> None:
         problems.add(
             row.number, "slide_id", f"{slide_id!r} {why} in row {number}; give every slide its own id"
         )
+
+
+def _check_patient_ids(rows: Sequence[Row], problems: Problems) -> None:
+    """Patients are given for every slide or for none: a blank one may be a patient of another row."""
+    blank = [row.number for row in rows if not row.get("patient_id")]
+    if blank and len(blank) < len(rows):
+        others = ", ".join(map(str, blank[1 : SHOWN_ROWS + 1]))
+        more = f" and {len(blank) - 1 - SHOWN_ROWS} more" if len(blank) - 1 > SHOWN_ROWS else ""
+        also = f", as in row{'s' if len(blank) > 2 else ''} {others}{more}" if others else ""
+        problems.add(
+            blank[0], "patient_id", f"is empty{also}, and filled in others; fill in all or leave all empty"
+        )
+    first: dict[str, tuple[int, str]] = {}
+    for row in rows:
+        patient = row.get("patient_id")
+        number, other = first.setdefault(patient.casefold(), (row.number, patient))
+        if other != patient:
+            problems.add(
+                row.number,
+                "patient_id",
+                f"{patient!r} differs by case alone from {other!r} in row {number}; write both the same, "
+                "or rename one",
+            )
+
+
+def _check_paths(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
+    """A file stands in one row, lest it be in two splits, and Snakemake can name it."""
+    folders: dict[Path, Path] = {}
+    first: dict[Path, int] = {}
+    for row, slide in zip(rows, slides, strict=True):
+        if not row.get("path"):
+            continue
+        if {"{", "}"} & {*str(slide.path)}:
+            problems.add(
+                row.number,
+                "path",
+                f"{str(slide.path)!r} has a brace, which Snakemake takes for a wildcard; "
+                "rename the file or its folder",
+            )
+        folder = slide.path.parent
+        if folder not in folders:
+            folders[folder] = Path(os.path.realpath(folder))
+        real = folders[folder] / slide.path.name
+        if real.is_symlink():
+            real = Path(os.path.realpath(real))
+        if first.setdefault(real, row.number) != row.number:
+            problems.add(
+                row.number,
+                "path",
+                f"{row.get('path')!r} is the same file as in row {first[real]}; take one of them out",
+            )
 
 
 def _check_labels(rows: Sequence[Row], classes: Sequence[str], problems: Problems) -> None:
