@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lowmag import check
 from lowmag.errors import UserError
+from lowmag.reader import Slide
 from lowmag.record import load_record, require_same_file, save_record
 from lowmag.sections import Check
 from synthetic_slides import REAL_SLIDES, noise, reduced, spoil_tile, write_record, write_slide
@@ -175,9 +176,10 @@ def test_reasons_and_cures_hold_no_folder(tmp_path, picture):
 
 def test_table_has_a_row_for_every_slide(tmp_path, picture, caplog):
     write_slide(tmp_path / "good.tiff", picture)
-    write_slide(tmp_path / "plain.tiff", picture, None)
+    for name in ("plain", "given"):
+        write_slide(tmp_path / f"{name}.tiff", picture, None)
     sheet = tmp_path / "slides.csv"
-    sheet.write_text("slide_id,path,mpp\nG,good.tiff,\nP,plain.tiff,\nQ,plain.tiff,0.5\nX,absent.tiff,\n")
+    sheet.write_text("slide_id,path,mpp\nG,good.tiff,\nP,plain.tiff,\nQ,given.tiff,0.5\nX,absent.tiff,\n")
     with caplog.at_level(logging.INFO):
         n_bad = check.write_table(tmp_path / "check.tsv", sheet, None, 10.0, Check())
     with open(tmp_path / "check.tsv", newline="") as file:
@@ -186,9 +188,28 @@ def test_table_has_a_row_for_every_slide(tmp_path, picture, caplog):
     assert [(row["slide_id"], row["verdict"]) for row in rows] == [
         ("G", "ok"), ("P", "no_mpp"), ("Q", "ok"), ("X", "missing"),
     ]  # fmt: skip
+    assert [row["path"] for row in rows] == ["good.tiff", "plain.tiff", "given.tiff", "absent.tiff"]
+    assert str(tmp_path) not in (tmp_path / "check.tsv").read_text()
     assert n_bad == 2
     assert "column mpp of slide P" in caplog.text
     assert "4 slides: 2 ok, 1 no_mpp, 1 missing" in caplog.text
+
+
+@pytest.mark.parametrize("x", [0.94, 0.98, 1.0, 1.01, 1.02, 1.021, 1.03])
+@pytest.mark.parametrize("y", [0.94, 0.98, 1.0, 1.01, 1.02, 1.021, 1.03])
+def test_what_is_not_too_coarse_can_be_cut(tmp_path, x, y):
+    path = write_slide(tmp_path / "a.tiff", noise(64, 64))
+    properties = {"openslide.mpp-x": str(x), "openslide.mpp-y": str(y)}
+    slide, facts = check.SlideToCheck("S1", path), {"objective_power": None}
+    with Slide(path, (x, y)) as source:
+        if max(x, y) <= 1.02:
+            check._scale(slide, 10.0, Check(), facts, properties)
+            assert min(source.extent(512, 1.0)) >= 512
+            return
+        with pytest.raises(check.RejectedError, match="too_coarse"):
+            check._scale(slide, 10.0, Check(), facts, properties)
+        with pytest.raises(UserError, match="nothing is enlarged"):
+            source.extent(512, 1.0)
 
 
 def test_table_takes_records_as_they_are(tmp_path, picture):
@@ -196,7 +217,8 @@ def test_table_takes_records_as_they_are(tmp_path, picture):
     records = tmp_path / "records"
     content = json.loads(write_record(records, path, "A").read_text())
     (records / "A.json").write_text(json.dumps(content | {"verdict": "too_coarse", "reason": "as written"}))
-    (tmp_path / "slides.csv").write_text("slide_id,path\nA,good.tiff\nB,good.tiff\n")
+    (tmp_path / "slides.csv").write_text("slide_id,path\nA,good.tiff\nB,other.tiff\n")
+    write_slide(tmp_path / "other.tiff", picture)
     assert check.write_table(tmp_path / "t.tsv", tmp_path / "slides.csv", records, 10.0, Check()) == 1
     assert "as written" in (tmp_path / "t.tsv").read_text()
 

@@ -82,6 +82,15 @@ def test_extent_of_unequal_scales_is_physical(pyramid):
         assert slide.extent(100, 1.0) == pytest.approx((100 / 0.46, 200))
 
 
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [((1.01, 0.95), (100, 100 / 0.95)), ((0.95, 1.02), (100 / 0.95, 100)), ((1.01, 0.99), (100, 100))],
+)
+def test_axis_slightly_too_coarse_counts_as_the_scale_asked_for(pyramid, own, expected):
+    with Slide(pyramid, own) as slide:
+        assert slide.extent(100, 1.0) == pytest.approx(expected)
+
+
 def test_too_coarse_slide_is_refused(pyramid):
     with (
         Slide(pyramid, (1.2, 1.2)) as slide,

@@ -3,10 +3,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from lowmag import evaluate, figures, report
+from lowmag import cohort, evaluate, figures, report
 from lowmag.cohort import MOST_OVERLAYS
 from lowmag.errors import UserError
 from lowmag.publish import write_json, write_text
+from lowmag.store import Layout, TileFile, writing
 from lowmag.study import Study
 from PIL import Image
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
@@ -238,6 +239,27 @@ def test_overlays_are_capped_and_the_rest_is_counted(results: Path, study: Study
     overlays = [picture for picture in page.all("img") if "Tissue outline" in (picture["alt"] or "")]
     assert len(overlays) == MOST_OVERLAYS
     assert "the first 60 are shown and 2 more" in page.text
+
+
+def test_slide_found_unreadable_while_cut_shows_why(results: Path, study: Study, tmp_path: Path) -> None:
+    """Its record says ok: only the tile file knows."""
+    (tmp_path / "tiles").mkdir()
+    for file in (results / "tiles").iterdir():
+        (tmp_path / "tiles" / file.name).symlink_to(file)
+    (tmp_path / "splits.csv").symlink_to(results / "splits.csv")
+    write_check(tmp_path, ["train0", "val0"], bad=[])
+    (tmp_path / "tiles/val0.h5").unlink()
+    with TileFile(tmp_path / "tiles/train0.h5") as file:
+        layout = Layout(file.magnifications, {m: file.tile_px(m) for m in file.magnifications})
+    found = {"slide_id": "val0", "verdict": "unreadable", "reason": "3 of 9 fields", "cure": "copy it again"}
+    with writing(tmp_path / "tiles/val0.h5", layout, found):
+        pass
+    read = cohort.read_cohort(tmp_path, study)
+    first = cohort.check_rows(read).rows[0]
+    assert [cell.text for cell in first[:3]] == [
+        "val0", "unreadable", "3 of 9 fields. Cure: copy it again.",
+    ]  # fmt: skip
+    assert cohort.check_summary(read) == "1 of 2 slides can be used; 1 unreadable."
 
 
 def test_missing_tables_are_named_with_the_cure(study: Study, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import signal
@@ -10,9 +11,11 @@ import openslide
 import pytest
 from lowmag import tiles, tissue
 from lowmag.errors import UserError
+from lowmag.grid import Field
+from lowmag.reader import Slide
 from lowmag.record import load_record
 from lowmag.sections import Tiles, Tissue
-from lowmag.store import TileFile, decode
+from lowmag.store import Layout, TileFile, decode
 from synthetic_slides import (
     REAL_SLIDES,
     noise,
@@ -46,25 +49,19 @@ def cut(folder, path, options=OPTIONS, mpp=None, out="t.h5"):
 
 
 @pytest.mark.parametrize("magnifications", [MAGNIFICATIONS, [10.0, 5.0, 10 / 3, 10 / 6], [4.0, 1.0]])
-def test_derived_pictures_are_rounded_means_of_the_highest(magnifications):
+def test_pictures_are_rounded_means_of_the_highest(tmp_path, magnifications):
     high = noise(96, 96, seed=3)
-    found = tiles.derive(high, magnifications)
+    layout = Layout(magnifications, {magnifications[0]: 96})
+    with Slide(write_slide(tmp_path / "a.tiff", high), (0.5, 0.5)) as source:
+        found, flags = tiles.read_pictures(source, Field(0, 0, 0, 0, 1.0), (96.0, 96.0), layout)
+    assert flags == 0
+    assert list(found) == magnifications
     for magnification in magnifications:
         factor = round(magnifications[0] / magnification)
         blocks = high.reshape(96 // factor, factor, 96 // factor, factor, 3).astype(float)
         expected = np.floor(blocks.mean(axis=(1, 3)) + 0.5)
         np.testing.assert_array_equal(found[magnification], expected)
         assert found[magnification].dtype == np.uint8
-
-
-def test_derived_pictures_keep_the_mean_and_the_extremes():
-    high = noise(512, 512, seed=4)
-    for low in tiles.derive(high, MAGNIFICATIONS).values():
-        assert abs(low.mean() - high.mean()) < 0.13  # half up: at most 1/8 of a grey level at factor 2
-    for value in (0, 255):
-        assert {
-            low.min() for low in tiles.derive(np.full((64, 64, 3), value, np.uint8), MAGNIFICATIONS).values()
-        } == {value}
 
 
 def test_every_magnification_shows_the_same_field(tmp_path, picture):
@@ -222,15 +219,35 @@ def test_unreadable_field_is_kept_and_flagged(tmp_path, caplog):
     assert "field at 128, 64 cannot be read" in caplog.text
 
 
-def test_too_many_unreadable_fields_fail_and_leave_no_file(tmp_path):
+def test_too_many_unreadable_fields_make_a_file_of_no_tiles_that_says_why(tmp_path, caplog):
+    """One bad slide never stops a cohort."""
     path = write_slide(tmp_path / "a.tiff", noise(704, 704), 1.0)
     record = write_record(tmp_path, path)
     for index in (13, 15):
         spoil_tile(path, level=0, index=index)
-    outline = write_whole_outline(tmp_path, record)
-    with pytest.raises(UserError, match="2 of 121 fields cannot be read, at most 1% are tolerated"):
-        tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS)
-    assert not (tmp_path / "t.h5").exists()
+    tiles.write_tiles(record, write_whole_outline(tmp_path, record), tmp_path / "t.h5", OPTIONS)
+    with TileFile(tmp_path / "t.h5") as file:
+        found = file.attributes
+        assert (file.n, found["verdict"]) == (0, "unreadable")
+        assert file.magnifications == MAGNIFICATIONS
+    assert found["reason"] == "2 of 121 fields cannot be read, at most 1% are tolerated"
+    assert "copy the file again" in found["cure"]
+    (error,) = [line for line in caplog.records if line.levelno == logging.ERROR]
+    assert "slide S1: 2 of 121 fields cannot be read" in error.getMessage()
+    assert [file.name for file in tmp_path.glob("*.h5")] == ["t.h5"]
+
+
+def test_slide_slightly_too_coarse_along_one_axis_is_cut_and_not_enlarged(tmp_path):
+    """1.01 micrometres across count as 1, 0.95 down are resampled."""
+    picture = noise(300, 260)
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", picture, 1.0))
+    content = json.loads(record.read_text()) | {"mpp_x": 1.01, "mpp_y": 0.95}
+    record.write_text(json.dumps(content))
+    tiles.write_tiles(record, write_whole_outline(tmp_path, record), tmp_path / "t.h5", OPTIONS)
+    with TileFile(tmp_path / "t.h5") as file:
+        assert file.n == 4 * 4
+        assert file.attributes["field_um_x"] == pytest.approx(64 * 1.01)
+        assert file.attributes["field_um_y"] == pytest.approx(64)
 
 
 WRITER = """

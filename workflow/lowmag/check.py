@@ -5,7 +5,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def write_table(
     text = io.StringIO()
     table = csv.writer(text, delimiter="\t", lineterminator="\n")
     table.writerow(COLUMNS)
-    table.writerows([_cell(getattr(record, name)) for name in COLUMNS] for record in found)
+    # The table stands in the report, which is sent around: it names files, not the folders they are in.
+    named = [replace(record, path=Path(record.path).name) for record in found]
+    table.writerows([_cell(getattr(record, name)) for name in COLUMNS] for record in named)
     write_text(out, text.getvalue())
     for record in found:
         if not record.usable:

@@ -11,6 +11,7 @@ import numpy as np
 from lowmag.index import TileIndex, index_tiles
 from lowmag.page import Cell, Table, jpeg_uri
 from lowmag.splits import SplitRow, read_splits
+from lowmag.store import TileFile
 from lowmag.study import Study
 from lowmag.wording import NONE, count, three_digits, whole, without_folders
 
@@ -51,7 +52,15 @@ def read_cohort(results: Path, study: Study) -> Cohort:
     if check.is_file():
         with check.open(encoding="utf-8", newline="") as lines:
             checked = list(csv.DictReader(lines, delimiter="\t"))
-    return Cohort(rows, index_tiles(results / "tiles", rows, study.classes), checked)
+    cohort = Cohort(rows, index_tiles(results / "tiles", rows, study.classes), checked)
+    tiles_of = cohort.tiles_of
+    for row in checked:
+        if tiles_of.get(row["slide_id"]) == 0:
+            with TileFile(results / "tiles" / f"{row['slide_id']}.h5") as file:
+                found = file.attributes
+            if found.get("verdict", "ok") != "ok":  # found only when the tiles were cut
+                row |= {name: str(found.get(name, "")) for name in ("verdict", "reason", "cure")}
+    return cohort
 
 
 def split_table(cohort: Cohort, classes: Sequence[str]) -> Table:
@@ -89,7 +98,8 @@ def check_summary(cohort: Cohort) -> str:
     if verdicts:
         text += "; " + ", ".join(f"{n} {verdict}" for verdict, n in verdicts.most_common())
     tiles_of = cohort.tiles_of
-    if empty := sum(not n for n in tiles_of.values()):
+    bad = {row["slide_id"] for row in cohort.checked if row["verdict"] != "ok"}
+    if empty := sum(not n for slide, n in tiles_of.items() if slide not in bad):
         text += f". {count(empty, 'usable slide')} gave no tile"
     return f"{text}."
 
@@ -106,7 +116,7 @@ def check_rows(cohort: Cohort) -> Table:
         mpp = three_digits(float(row["mpp_x"])) if row.get("mpp_x") else NONE
         n = tiles_of.get(row["slide_id"])
         verdict = Cell(row["verdict"], "good" if row["verdict"] == "ok" else "bad")
-        if n == 0:
+        if n == 0 and row["verdict"] == "ok":
             verdict, reason = (
                 Cell("ok, empty", "bad"),
                 "no tile: no tissue found, or too little of it in every tile",

@@ -68,11 +68,6 @@ class Slide:
         """Downsample of every level as OpenSlide gives it."""
         return self._handle.level_downsamples
 
-    @property
-    def level_sizes(self) -> tuple[tuple[int, int], ...]:
-        """Width and height of every level."""
-        return self._handle.level_dimensions
-
     @cached_property
     def _background(self) -> str:
         return "#" + self._handle.properties.get("openslide.background-color", "FFFFFF")
@@ -81,7 +76,8 @@ class Slide:
         """Width and height in level-0 pixels of a field of `edge_px` pixels at `mpp`.
 
         Where a pixel at `mpp` is within `tolerance` of a whole number of level-0 pixels, that is taken.
-        Raises UserError when the slide is too coarse: nothing is ever enlarged.
+        Nothing is ever enlarged: an axis up to COARSER_THAN_ASKED too coarse counts as having that scale,
+        beyond it UserError is raised, as `lowmag check` does by the same rule.
         """
         ratios = [mpp / own for own in self.mpp]
         whole = max(1, round(sum(ratios) / 2))
@@ -89,12 +85,12 @@ class Slide:
             tolerance = max(tolerance, COARSER_THAN_ASKED)
         if all(abs(whole / ratio - 1) <= tolerance + 1e-9 for ratio in ratios):
             return float(edge_px * whole), float(edge_px * whole)
-        if min(ratios) < 1:
+        if max(self.mpp) > mpp * (1 + COARSER_THAN_ASKED + 1e-9):
             raise UserError(
                 f"{self.path.name} has {max(self.mpp):g} micrometres per pixel, {mpp:g} or less are needed; "
                 "nothing is enlarged: lower tiles.teacher"
             )
-        return edge_px * ratios[0], edge_px * ratios[1]
+        return edge_px * max(1.0, ratios[0]), edge_px * max(1.0, ratios[1])
 
     def read(
         self, x: int, y: int, edge_px: int, extent: tuple[float, float], *, exact: bool = True

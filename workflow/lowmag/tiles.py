@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import openslide
 
 from lowmag import __version__
-from lowmag.errors import UserError
+from lowmag.downsample import area_pyramid
 from lowmag.grid import Field, fields_with_tissue, make_grid, read_outline
 from lowmag.magnification import factor_between, mpp_of
 from lowmag.reader import Slide
@@ -23,32 +24,45 @@ from lowmag.store import Layout, TileRow, TileWriter, writing
 READ_ERROR = 1  # bit of `flags`: the field could not be read and its pictures are grey
 GREY = 128
 LARGEST_ERROR_SHARE = 0.01
+CURE = "copy the file again from its source, or take the slide out of slides.csv"
 CLAM_TOLERANCE = 1e-3
 
 log = logging.getLogger(__name__)
 
 
+class _UnreadableError(Exception):
+    """More than LARGEST_ERROR_SHARE of the fields cannot be read; the message is the reason."""
+
+
 def write_tiles(record: Path, outline: Path, out: Path, options: Tiles) -> None:
     """Write the tile file of one slide; without tissue or rejected, it is a valid file of no tiles.
 
-    Raises UserError when more than one field in a hundred cannot be read.
+    So it is when more than one field in a hundred cannot be read; its verdict is then `unreadable`, and a
+    cohort goes on without the slide.
     """
     slide = load_record(record)
     layout = Layout(
         options.magnifications, {m: options.tile_px(m) for m in options.magnifications}, options.jpeg_quality
     )
-    attributes = _attributes(slide, options)
-    if not slide.usable:
-        with writing(out, layout, attributes):
-            log.info("slide %s: no tiles, its verdict is %s", slide.slide_id, slide.verdict)
-        return
-    require_same_file(slide)
+    if slide.usable:
+        require_same_file(slide)
+        try:
+            _write_readable(slide, outline, out, layout, options)
+            return
+        except _UnreadableError as error:
+            slide = replace(slide, verdict="unreadable", reason=str(error), cure=CURE)
+            log.error("slide %s: %s; no tiles are kept. %s", slide.slide_id, slide.reason, slide.cure)
+    with writing(out, layout, _attributes(slide, options)):
+        log.info("slide %s: no tiles, its verdict is %s", slide.slide_id, slide.verdict)
+
+
+def _write_readable(slide: SlideRecord, outline: Path, out: Path, layout: Layout, options: Tiles) -> None:
     with Slide(slide.path, slide.mpp) as source:
         extent = source.extent(
             options.tile_px(options.teacher), mpp_of(options.teacher), options.mpp_tolerance
         )
         fields = choose_fields(slide, read_outline(outline), extent, options)
-        attributes |= {
+        attributes = _attributes(slide, options) | {
             f"field_um_{axis}": n * mpp for axis, n, mpp in zip("xy", extent, slide.mpp, strict=True)
         }
         with writing(
@@ -68,10 +82,9 @@ def _write_fields(
             TileRow(field.x, field.y, field.row, field.column, field.tissue_fraction, pictures, flags)
         )
     if n_failed > LARGEST_ERROR_SHARE * len(fields):
-        raise UserError(
-            f"slide {slide_id}: {n_failed} of {len(fields)} fields cannot be read, at most "
-            f"{LARGEST_ERROR_SHARE:.0%} are tolerated; copy the file again from its source, "
-            "or take the slide out of slides.csv"
+        raise _UnreadableError(
+            f"{n_failed} of {len(fields)} fields cannot be read, "
+            f"at most {LARGEST_ERROR_SHARE:.0%} are tolerated"
         )
     seconds = time.perf_counter() - start
     log.info(
@@ -109,35 +122,9 @@ def read_pictures(
     except openslide.OpenSlideError as error:
         log.warning("%s: field at %d, %d cannot be read: %s", source.path.name, field.x, field.y, error)
         picture, flags = np.full((edge, edge, 3), GREY, np.uint8), READ_ERROR
-    return derive(picture, layout.magnifications), flags
-
-
-def derive(picture: np.ndarray, magnifications: Sequence[float]) -> dict[float, np.ndarray]:
-    """A (H, W, 3) uint8 picture at the first of `magnifications`, and its area averages at the others.
-
-    Sums are exact integers, handed down from one magnification to the next and rounded once (half up).
-    """
-    highest = magnifications[0]
-    sums: dict[int, np.ndarray] = {1: picture.astype(np.uint32)}
-    pictures = {highest: picture}
-    for magnification in magnifications[1:]:
-        factor = factor_between(highest, magnification)
-        nearest = max(done for done in sums if factor % done == 0)
-        sums[factor] = _block_sums(sums[nearest], factor // nearest)
-        pictures[magnification] = ((sums[factor] + factor * factor // 2) // (factor * factor)).astype(
-            np.uint8
-        )
-    return pictures
-
-
-def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
-    for axis in (0, 1):
-        lines = np.moveaxis(values, axis, 0)
-        total = lines[0::factor].copy()
-        for k in range(1, factor):
-            total += lines[k::factor]
-        values = np.moveaxis(total, 0, axis)
-    return values
+    factors = {m: factor_between(highest, m) for m in layout.magnifications}
+    pyramid = area_pyramid(picture, list(factors.values()))
+    return {m: pyramid[factor] for m, factor in factors.items()}, flags
 
 
 def _attributes(slide: SlideRecord, options: Tiles) -> dict[str, Any]:
@@ -146,6 +133,8 @@ def _attributes(slide: SlideRecord, options: Tiles) -> dict[str, Any]:
     return {
         "slide_id": slide.slide_id,
         "verdict": slide.verdict,
+        "reason": slide.reason,
+        "cure": slide.cure,
         "vendor": slide.vendor,
         "mpp_x": slide.mpp_x,
         "mpp_y": slide.mpp_y,
