@@ -39,12 +39,6 @@ def test_the_views_are_the_eight_symmetries_of_a_square():
     assert all(torch.equal(view, expected) for view, expected in zip(views, named, strict=True))
 
 
-@pytest.mark.parametrize("view", range(augment.N_VIEWS))
-def test_inverse_undoes_a_view(view):
-    x = torch.rand(2, 3, 4, 6)
-    assert torch.equal(augment.dihedral_inverse(augment.dihedral(x, view), view), x)
-
-
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_apply_views_gives_each_picture_its_own(dtype):
     x, views = pictures(24).to(dtype), torch.arange(24) % 8

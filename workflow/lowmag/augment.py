@@ -31,17 +31,6 @@ def dihedral(x: Tensor, view: int) -> Tensor:
     return x
 
 
-def dihedral_inverse(x: Tensor, view: int) -> Tensor:
-    """The pictures or maps (..., H, W) that `dihedral` turned into `x`."""
-    if view & LEFT_RIGHT:
-        x = x.flip(-1)
-    if view & UP_DOWN:
-        x = x.flip(-2)
-    if view & TRANSPOSED:
-        x = x.transpose(-2, -1)
-    return x
-
-
 def apply_views(x: Tensor, views: Tensor) -> Tensor:
     """Square pictures or maps (N, C, H, H), each in its own view of `views` (N,) long on the same device."""
     if x.shape[-2] != x.shape[-1]:

@@ -83,16 +83,13 @@ def marker_of(study: Study, method: str) -> str:
     return MARKERS[list(study.methods).index(method) % len(MARKERS)]
 
 
-def series_of(study: Study, *, every_share: bool = False) -> list[Series]:
-    """The series a figure shows: per method its lowest (open) and its highest (filled) unlabelled share.
-
-    With `every_share` the shares in between come too.
-    """
+def series_of(study: Study) -> list[Series]:
+    """The series a figure shows: per method its lowest (open) and its highest (filled) unlabelled share."""
     several = len({share for method in study.methods for share in study.shares(method)}) > 1
     found = []
     for method in study.methods:
         shares = study.shares(method)
-        if not every_share and len(shares) > FEW_SHARES:
+        if len(shares) > FEW_SHARES:
             shares = [shares[0], shares[-1]]
         for share in shares:
             label = f"{method}, {share} % unlabelled" if several and study.methods[method] else method
