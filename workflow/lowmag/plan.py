@@ -148,8 +148,8 @@ class Plan:
         return _compact(self.config.target_options().model_dump())
 
     def study_options(self) -> str:
-        """The grid of runs and how it is evaluated, as JSON."""
-        return _compact(self.study.model_dump())
+        """The grid of runs and how it is evaluated, as JSON; methods in the config's order."""
+        return json.dumps(self.study.model_dump(), separators=(",", ":"))
 
     def method(self, name: str) -> str:
         """The loss terms of a method as JSON."""
