@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -127,12 +128,18 @@ def checkout(tmp_path_factory) -> Path:
     return copy
 
 
-def edited(checkout: Path, module: str, found: str, replacement: str):
+@contextmanager
+def edited(checkout: Path, module: str, line: str):
+    """The module with a line put before its first import, for as long as the block lasts."""
     path = checkout / "workflow/lowmag" / f"{module}.py"
     original = path.read_text()
-    assert found in original
-    path.write_text(original.replace(found, replacement, 1))
-    return path, original
+    changed, n = re.subn(r"^(?=import |from )", f"{line}\n", original, count=1, flags=re.MULTILINE)
+    assert n == 1
+    path.write_text(changed)
+    try:
+        yield
+    finally:
+        path.write_text(original)
 
 
 def test_another_checkout_of_the_same_code_reruns_nothing(finished, checkout):
@@ -141,26 +148,17 @@ def test_another_checkout_of_the_same_code_reruns_nothing(finished, checkout):
 
 @pytest.mark.parametrize("module", ["tiles", "losses", "store", "report"])
 def test_comment_reruns_nothing(finished, checkout, module):
-    path, original = edited(checkout, module, "import ", "# a comment\nimport ")
-    try:
+    with edited(checkout, module, "# a comment"):
         assert finished.planned(repository=checkout) == {}
-    finally:
-        path.write_text(original)
 
 
 def test_edit_of_losses_reruns_training_but_no_tiles(finished, checkout):
-    path, original = edited(checkout, "losses", "import torch\n", "import torch\n\nADDED = 1\n")
-    try:
+    with edited(checkout, "losses", "ADDED = 1"):
         planned = finished.planned(repository=checkout)
-    finally:
-        path.write_text(original)
     assert {"student", "evaluate", "report"} <= set(planned)
     assert not set(planned) & {*SLIDE_RULES, "splits", "check"}
 
 
 def test_edit_of_the_report_redraws_the_report_alone(finished, checkout):
-    path, original = edited(checkout, "report", "import ", "ADDED = 1\nimport ")
-    try:
+    with edited(checkout, "report", "ADDED = 1"):
         assert set(finished.planned(repository=checkout)) == {"report", "all"}
-    finally:
-        path.write_text(original)
