@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from lowmag.errors import UserError
 from lowmag.magnification import NAME_PRECISION, mpp_of, name_of
 from lowmag.recipe import Method, Students, StudentTraining, Teacher, grid_cells
-from lowmag.sections import Check, Demo, Pictures, Section, Splits, Tiles, Tissue
+from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
 
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
@@ -77,6 +77,8 @@ class Config(Section):
     check: Check = Check()
     tissue: Tissue = Tissue()
     tiles: Tiles = Tiles()
+    annotations: Annotations = Annotations()
+    qc: QC = QC()
     pictures: Pictures = Pictures()
     splits: Splits = Splits()
     teacher: Teacher = Teacher()

@@ -1,9 +1,9 @@
-"""Sections of the config about slides: demo, check, tissue, tiles, pictures, splits.
+"""Sections of the config about slides: demo, check, tissue, tiles, annotations, qc, pictures, splits.
 
 Kept apart from those about training, so that an edit to these reruns no slide.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,9 @@ class Tissue(Section):
     saturation_floor: int = Field(
         default=10, ge=0, le=255, description="least saturation of tissue, grey levels"
     )
+    model: str | None = Field(
+        default=None, description="TorchScript or ONNX file that finds the tissue instead; null: classical"
+    )
 
 
 class Tiles(Section):
@@ -67,6 +70,22 @@ class Tiles(Section):
     )
     mpp_tolerance: float = Field(
         default=0.02, ge=0, le=0.1, description="relative scale error read without resampling"
+    )
+    unit: Literal["tile", "section"] = Field(
+        default="tile", description="one picture is a square tile, or a connected piece of tissue (section)"
+    )
+    overlap: float = Field(
+        default=0.0, ge=0, lt=1, description="share of its edge that a tile shares with the next one"
+    )
+    max_section_px: int = Field(
+        default=8192, ge=256, description="longest edge of a section at the teacher's magnification, pixels"
+    )
+    lowres: Literal["derived", "pyramid"] = Field(
+        default="derived",
+        description="students' pixels: means of the teacher's, or the slide's own coarse levels",
+    )
+    icc: Literal["keep", "srgb"] = Field(
+        default="keep", description="colours as stored, or converted by the slide's ICC profile to sRGB"
     )
 
     @model_validator(mode="after")
@@ -90,6 +109,27 @@ class Tiles(Section):
     def tile_px(self, magnification: float) -> int:
         """Edge of a tile in pixels at a magnification."""
         return round(self.field_um / mpp_of(magnification))
+
+
+class Annotations(Section):
+    """Regions drawn by a person (column `annotations` of slides.csv) to labels of tiles."""
+
+    classes: dict[str, str] = Field(
+        default={}, description="class of the study by the name in the file; empty: the same names"
+    )
+    min_overlap: float = Field(
+        default=0.5, gt=0, le=1, description="least share of a tile that regions of one class cover"
+    )
+    outside: str = Field(
+        default="none", description="label of other tiles of an annotated slide: none, slide, or a class"
+    )
+
+
+class QC(Section):
+    """The page about the cohort."""
+
+    anonymise: bool = Field(default=False, description="replace slide ids and file names by numbers")
+    samples: int = Field(default=4, ge=1, le=20, description="tiles shown of every slide")
 
 
 class Pictures(Section):

@@ -153,6 +153,19 @@ def parse_mpp(row: Row, problems: Problems) -> float | None:
     return None
 
 
+def parse_number(row: Row, column: str, problems: Problems) -> float | None:
+    """The cell of a column of numbers from 0 up, None when empty; anything else is noted."""
+    text = row.get(column)
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        value = math.nan
+    if not text or (math.isfinite(value) and value >= 0):
+        return value if text else None
+    problems.add(row.number, column, f"found {text!r}, expected a number from 0 up, or nothing")
+    return None
+
+
 def parse_split(row: Row, problems: Problems) -> str | None:
     """The cell of column split, None when empty; anything but train, val or test is noted."""
     text = row.get("split")

@@ -1,8 +1,8 @@
 """`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from lowmag.sheet import (
     check_patients,
     id_problem,
     parse_mpp,
+    parse_number,
     parse_split,
     read_header_and_rows,
 )
 
 REQUIRED = ("slide_id", "path")
+NUMBER = r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$"
 COLUMNS: dict[str, dict[str, Any]] = {
     "slide_id": {
         "type": "string",
@@ -49,20 +51,45 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "mpp": {
         "type": "string",
-        "pattern": r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$",
+        "pattern": NUMBER,
         "description": "micrometres per pixel of level 0, over what the slide itself says",
     },
     "annotations": {
         "type": "string",
         "description": "QuPath GeoJSON or ASAP XML of labelled regions; relative as path",
     },
+    "mask": {
+        "type": "string",
+        "description": "GeoJSON or picture of the tissue, taken instead of finding it; relative as path",
+    },
+    "coords": {
+        "type": "string",
+        "description": "TRIDENT or CLAM coordinate file whose tiles are taken as they are; relative as path",
+    },
+    "saturation_floor": {
+        "type": "string",
+        "pattern": NUMBER,
+        "description": "over tissue.saturation_floor of the config, for this slide",
+    },
+    "min_piece_um": {
+        "type": "string",
+        "pattern": NUMBER,
+        "description": "over tissue.min_piece_um of the config, for this slide",
+    },
+    "max_hole_um": {
+        "type": "string",
+        "pattern": NUMBER,
+        "description": "over tissue.max_hole_um of the config, for this slide",
+    },
 }
+FILE_COLUMNS = ("annotations", "mask", "coords")
+TISSUE_COLUMNS = ("saturation_floor", "min_piece_um", "max_hole_um")
 SHOWN_ROWS = 10
 
 
 @dataclass(frozen=True)
 class SlideRow:
-    """One slide of the sheet; `path` and `annotations` are joined to the sheet's folder."""
+    """One slide of the sheet; files are joined to its folder, `tissue` holds what overrides the config."""
 
     slide_id: str
     path: Path
@@ -70,7 +97,10 @@ class SlideRow:
     patient_id: str
     split: str | None
     mpp: float | None
-    annotations: Path | None
+    annotations: Path | None = None
+    mask: Path | None = None
+    coords: Path | None = None
+    tissue: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_slides(
@@ -121,7 +151,8 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
         problems.add(row.number, "slide_id", problem)
     if not path:
         problems.add(row.number, "path", "is empty; give the slide's file, or take the row out")
-    annotations = row.get("annotations")
+    files = {name: folder / row.get(name) if row.get(name) else None for name in FILE_COLUMNS}
+    tissue = {name: parse_number(row, name, problems) for name in TISSUE_COLUMNS}
     return SlideRow(
         slide_id=slide_id,
         path=folder / path,
@@ -129,7 +160,8 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
         patient_id=row.get("patient_id") or slide_id,
         split=parse_split(row, problems),
         mpp=parse_mpp(row, problems),
-        annotations=folder / annotations if annotations else None,
+        **files,
+        tissue={name: value for name, value in tissue.items() if value is not None},
     )
 
 
@@ -218,7 +250,7 @@ def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Prob
             problems.add(
                 row.number, "path", f"there is no {slide.path}; correct the path or take the row out"
             )
-        if slide.annotations and not files.exist(slide.annotations):
-            problems.add(
-                row.number, "annotations", f"there is no {slide.annotations}; correct it or leave it empty"
-            )
+        for name in FILE_COLUMNS:
+            file = getattr(slide, name)
+            if file and not files.exist(file):
+                problems.add(row.number, name, f"there is no {file}; correct it or leave it empty")

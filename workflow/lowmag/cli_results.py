@@ -1,0 +1,80 @@
+"""Subcommands from predictions to the report."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lowmag.cli_parts import add_command
+
+
+def add_commands(commands) -> None:
+    parser = add_command(commands, "evaluate", "Score every run with intervals and compare them.", _evaluate)
+    parser.add_argument("--predictions", type=Path, required=True, help="folder of all predictions")
+    parser.add_argument("--study", required=True, metavar="JSON", help="the grid of runs (see study.Study)")
+    parser.add_argument("--reading", type=Path, help="reading.tsv")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of metrics.tsv, comparisons.tsv, cost.tsv"
+    )
+
+    parser = add_command(commands, "figures", "Draw the figures of a study.", _figures)
+    parser.add_argument("--predictions", type=Path, required=True, help="folder of all predictions")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder of the tables")
+    parser.add_argument("--study", required=True, metavar="JSON")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
+
+    parser = add_command(
+        commands, "gallery", "Show tiles as teacher and students see them, with attention.", _gallery
+    )
+    parser.add_argument("--teacher", type=Path, required=True, help="model.safetensors of a teacher")
+    parser.add_argument("--students", type=Path, nargs="*", default=[], help="model.safetensors of students")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument("--out", type=Path, required=True, help="PNG to write")
+
+    parser = add_command(commands, "report", "Write the report as one self-contained page.", _report)
+    parser.add_argument("--results", type=Path, required=True, help="folder of results")
+    parser.add_argument("--study", required=True, metavar="JSON")
+    parser.add_argument("--out", type=Path, required=True, help="HTML to write")
+
+    parser = add_command(commands, "schema", "Write the JSON Schema of config.yaml or slides.csv.", _schema)
+    parser.add_argument("--of", choices=["config", "slides"], default="config")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _study(args: argparse.Namespace):
+    from lowmag.config import parse_options
+    from lowmag.study import Study
+
+    return parse_options(Study, args.study)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from lowmag import evaluate
+
+    evaluate.write_tables(args.predictions, args.reading, args.out, _study(args))
+
+
+def _figures(args: argparse.Namespace) -> None:
+    from lowmag import figures
+
+    figures.write_figures(args.predictions, args.evaluation, args.out, _study(args))
+
+
+def _gallery(args: argparse.Namespace) -> None:
+    from lowmag import gallery
+
+    gallery.write_gallery(args.teacher, args.students, args.tiles, args.splits, args.out)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from lowmag import report
+
+    report.write_report(args.results, args.out, _study(args))
+
+
+def _schema(args: argparse.Namespace) -> None:
+    from lowmag import config, slides
+    from lowmag.publish import write_text
+
+    schema = {"config": config.schema, "slides": slides.schema}[args.of]()
+    write_text(args.out, json.dumps(schema, indent=2) + "\n")

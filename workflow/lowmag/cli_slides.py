@@ -1,0 +1,151 @@
+"""Subcommands from slides to tiles and splits."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lowmag.cli_parts import add_command, add_options
+
+
+def add_commands(commands) -> None:
+    parser = add_command(commands, "demo", "Draw the demo cohort, or one slide of it.", _demo)
+    parser.add_argument("--out", type=Path, required=True, help="folder of slides.csv and the slides")
+    parser.add_argument("--slide", help="draw this slide only")
+    parser.add_argument("--sheet", action="store_true", help="write slides.csv only")
+    add_options(parser, "demo")
+
+    parser = add_command(commands, "inspect", "Give the verdict on one slide as JSON.", _inspect)
+    parser.add_argument("--slide-id", required=True)
+    parser.add_argument("--path", type=Path, required=True)
+    parser.add_argument("--mpp", type=float, help="micrometres per pixel that override the slide's own")
+    parser.add_argument("--magnification", type=float, default=10.0, help="highest magnification asked for")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON record")
+    add_options(parser, "check")
+
+    parser = add_command(commands, "check", "Give one verdict per slide of a cohort, with the cure.", _check)
+    parser.add_argument("--slides", type=Path, required=True, help="slides.csv")
+    parser.add_argument(
+        "--records", type=Path, help="folder of records of `lowmag inspect`; missing ones are made"
+    )
+    parser.add_argument("--magnification", type=float, default=10.0, help="highest magnification asked for")
+    parser.add_argument("--out", type=Path, required=True, help="check.tsv")
+    parser.add_argument(
+        "--on-bad-slide", choices=["skip", "fail"], default="skip", help="fail: exit 1 after writing"
+    )
+    add_options(parser, "check")
+
+    parser = add_command(commands, "tissue", "Outline the tissue of one slide.", _tissue)
+    parser.add_argument("--record", type=Path, required=True, help="JSON record of the slide")
+    parser.add_argument("--outline", type=Path, required=True, help="GeoJSON to write")
+    parser.add_argument("--overlay", type=Path, required=True, help="PNG to write")
+    add_options(parser, "tissue")
+
+    parser = add_command(commands, "tiles", "Cut the tiles of one slide at every magnification.", _tiles)
+    parser.add_argument("--record", type=Path, required=True, help="JSON record of the slide")
+    parser.add_argument("--outline", type=Path, required=True, help="GeoJSON outline of the tissue")
+    parser.add_argument("--out", type=Path, required=True, help="HDF5 to write")
+    add_options(parser, "tiles")
+
+    parser = add_command(commands, "pictures", "Store pre-cut pictures as tile files.", _pictures)
+    parser.add_argument("--images", type=Path, required=True, help="images.csv")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the HDF5 files")
+    parser.add_argument("--pictures", metavar="JSON", help="config section pictures")
+    parser.add_argument(
+        "--classes", type=json.loads, required=True, metavar="JSON", help="class names in order"
+    )
+    add_options(parser, "tiles")
+
+    parser = add_command(commands, "splits", "Split the patients into train, val and test.", _splits)
+    sheet = parser.add_mutually_exclusive_group(required=True)
+    sheet.add_argument("--slides", type=Path, help="slides.csv")
+    sheet.add_argument("--images", type=Path, help="images.csv")
+    parser.add_argument("--pictures", metavar="JSON", help="config section pictures (with --images)")
+    parser.add_argument("--check", type=Path, help="check.tsv; slides it rejects are left out")
+    parser.add_argument("--out", type=Path, required=True, help="splits.csv")
+    add_options(parser, "splits")
+
+    parser = add_command(commands, "reading", "Time the reading of slides at every magnification.", _reading)
+    parser.add_argument("--records", type=Path, required=True, help="folder of JSON records")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument("--slides", type=int, default=3, help="slides to time")
+    parser.add_argument("--out", type=Path, required=True, help="reading.tsv")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from lowmag import demo
+    from lowmag.config import parse_options
+    from lowmag.sections import Demo
+
+    options = parse_options(Demo, args.options)
+    if args.slide:
+        demo.write_slide(args.out, args.slide, options)
+        return
+    if not args.sheet:
+        demo.write_slides(args.out, options)
+    demo.write_sheet(args.out, options)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from lowmag import check
+    from lowmag.config import parse_options
+    from lowmag.sections import Check
+
+    slide = check.SlideToCheck(args.slide_id, args.path, args.mpp)
+    check.write_record(args.out, slide, args.magnification, parse_options(Check, args.options))
+
+
+def _check(args: argparse.Namespace) -> int:
+    from lowmag import check
+    from lowmag.config import parse_options
+    from lowmag.sections import Check
+
+    n_bad = check.write_table(
+        args.out, args.slides, args.records, args.magnification, parse_options(Check, args.options)
+    )
+    return 1 if n_bad and args.on_bad_slide == "fail" else 0
+
+
+def _tissue(args: argparse.Namespace) -> None:
+    from lowmag import tissue
+    from lowmag.config import parse_options
+    from lowmag.sections import Tissue
+
+    tissue.write_outline(args.record, args.outline, args.overlay, parse_options(Tissue, args.options))
+
+
+def _tiles(args: argparse.Namespace) -> None:
+    from lowmag import tiles
+    from lowmag.config import parse_options
+    from lowmag.sections import Tiles
+
+    tiles.write_tiles(args.record, args.outline, args.out, parse_options(Tiles, args.options))
+
+
+def _pictures(args: argparse.Namespace) -> None:
+    from lowmag import pictures
+    from lowmag.config import parse_options
+    from lowmag.sections import Pictures, Tiles
+
+    options, tile_options = parse_options(Pictures, args.pictures), parse_options(Tiles, args.options)
+    pictures.write_pictures(args.images, args.out, args.classes, options, tile_options)
+
+
+def _splits(args: argparse.Namespace) -> None:
+    from lowmag import pictures, slides, splits
+    from lowmag.config import parse_options
+    from lowmag.sections import Pictures, Splits
+
+    if args.slides:
+        members = splits.members_of_slides(slides.read_slides(args.slides, require_files=False), args.check)
+    else:
+        members = splits.members_of_pictures(
+            pictures.read_pictures(args.images, parse_options(Pictures, args.pictures))
+        )
+    splits.write_splits(args.out, members, parse_options(Splits, args.options))
+
+
+def _reading(args: argparse.Namespace) -> None:
+    from lowmag import reading
+
+    reading.write_timings(args.records, args.tiles, args.splits, args.slides, args.out)

@@ -1,0 +1,117 @@
+"""Subcommands that train, and let a network speak: teacher, targets, student, predict."""
+
+import argparse
+import json
+from pathlib import Path
+
+from lowmag.cli_parts import add_command, add_options
+
+
+def add_commands(commands) -> None:
+    parser = add_command(commands, "teacher", "Train a teacher at high magnification.", _teacher)
+    _training_arguments(parser, "teacher")
+
+    parser = add_command(commands, "targets", "Store what a teacher says of the training tiles.", _targets)
+    parser.add_argument("--teacher", type=Path, required=True, help="model.safetensors of the teacher")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of one HDF5 per student magnification"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    add_options(parser, "(see study.TargetOptions)")
+
+    parser = add_command(commands, "student", "Train a student at low magnification.", _student)
+    parser.add_argument(
+        "--method", required=True, metavar="JSON", help="loss terms, as under methods in the config"
+    )
+    parser.add_argument("--unlabelled", type=int, default=0, help="per cent of the unlabelled slides used")
+    parser.add_argument("--targets", type=Path, help="HDF5 of the teacher's targets at this magnification")
+    _training_arguments(parser, "students")
+
+    parser = add_command(
+        commands, "predict", "Predict the validation and test tiles with one model.", _predict
+    )
+    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of tiles.parquet, slides.parquet, cost.json"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+
+
+def _training_arguments(parser: argparse.ArgumentParser, section: str) -> None:
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument(
+        "--classes", type=json.loads, required=True, metavar="JSON", help="class names in order"
+    )
+    parser.add_argument("--magnification", type=float, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of model.safetensors, metrics.csv, run.json"
+    )
+    parser.add_argument("--state", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument(
+        "--budget", type=float, default=float("inf"), help="minutes; training saves, stops and exits 75"
+    )
+    parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
+    parser.add_argument("--threads", type=int, default=2)
+    add_options(parser, section)
+
+
+def _job(args: argparse.Namespace):
+    from lowmag.train import Job
+
+    return Job(
+        tiles=args.tiles,
+        splits=args.splits,
+        classes=args.classes,
+        magnification=args.magnification,
+        seed=args.seed,
+        out=args.out,
+        state=args.state,
+        budget_minutes=args.budget,
+        checkpoint_minutes=args.checkpoint_minutes,
+        threads=args.threads,
+    )
+
+
+def _teacher(args: argparse.Namespace) -> int:
+    from lowmag import train
+    from lowmag.config import parse_options
+    from lowmag.recipe import Training
+
+    return train.train_teacher(_job(args), parse_options(Training, args.options))
+
+
+def _student(args: argparse.Namespace) -> int:
+    from lowmag import train
+    from lowmag.config import parse_options
+    from lowmag.recipe import Method, StudentTraining
+
+    method = parse_options(Method, args.method)
+    options = parse_options(StudentTraining, args.options)
+    return train.train_student(_job(args), options, method, args.targets, args.unlabelled)
+
+
+def _targets(args: argparse.Namespace) -> None:
+    from lowmag import targets
+    from lowmag.config import parse_options
+    from lowmag.study import TargetOptions
+
+    targets.write_targets(
+        args.teacher,
+        args.tiles,
+        args.splits,
+        args.out,
+        parse_options(TargetOptions, args.options),
+        args.threads,
+    )
+
+
+def _predict(args: argparse.Namespace) -> None:
+    from lowmag import predict
+
+    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads)
