@@ -7,6 +7,8 @@ import numpy as np
 import shapely
 import tifffile
 from lowmag import check, tissue
+from lowmag.openslide_source import OpenSlideSource
+from lowmag.reader import Slide
 from lowmag.record import SlideRecord, load_record
 from lowmag.sections import Check
 
@@ -54,6 +56,11 @@ def spoil_tile(path: Path, level: int, index: int) -> None:
     with open(path, "r+b") as file:
         file.seek(offset)
         file.write(b"\xff" * count)
+
+
+def slide_of(path: Path, mpp: tuple[float, float]) -> Slide:
+    """A file opened by OpenSlide at a scale, without inspection."""
+    return Slide(OpenSlideSource(path), mpp)
 
 
 def write_record(

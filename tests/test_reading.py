@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 from lowmag import reading, tiles
+from lowmag.reader import Slide
 from lowmag.sections import Tiles
 from synthetic_slides import noise, reduced, write_record, write_slide, write_whole_outline
 
@@ -57,7 +58,7 @@ def test_pictures_give_a_header_only(cohort):
 
 def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):
     seen = []
-    read = reading.Slide.read
+    read = Slide.read
 
     def watched(self, x, y, edge_px, extent, *, exact):
         seen.append((x, y, edge_px, extent, exact))
@@ -65,7 +66,7 @@ def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):
         assert np.ptp(picture) > 0
         return picture
 
-    monkeypatch.setattr(reading.Slide, "read", watched)
+    monkeypatch.setattr(Slide, "read", watched)
     timings(cohort, 1)
     assert {entry[2:] for entry in seen} == {(edge, (128, 128), False) for edge in (4, 16, 64)}
     assert len(seen) == 1 + 3 * 12  # the first warms up

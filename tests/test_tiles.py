@@ -12,7 +12,7 @@ import pytest
 from lowmag import tiles, tissue
 from lowmag.errors import UserError
 from lowmag.grid import Field
-from lowmag.reader import Slide
+from lowmag.reader import open_slide
 from lowmag.record import load_record
 from lowmag.sections import Tiles, Tissue
 from lowmag.store import Layout, TileFile, decode
@@ -20,6 +20,7 @@ from synthetic_slides import (
     REAL_SLIDES,
     noise,
     reduced,
+    slide_of,
     spoil_tile,
     write_record,
     write_slide,
@@ -52,7 +53,7 @@ def cut(folder, path, options=OPTIONS, mpp=None, out="t.h5"):
 def test_pictures_are_rounded_means_of_the_highest(tmp_path, magnifications):
     high = noise(96, 96, seed=3)
     layout = Layout(magnifications, {magnifications[0]: 96})
-    with Slide(write_slide(tmp_path / "a.tiff", high), (0.5, 0.5)) as source:
+    with slide_of(write_slide(tmp_path / "a.tiff", high), (0.5, 0.5)) as source:
         found, flags = tiles.read_pictures(source, Field(0, 0, 0, 0, 1.0), (96.0, 96.0), layout)
     assert flags == 0
     assert list(found) == magnifications
@@ -94,7 +95,7 @@ def test_encoded_pictures_are_close_to_the_slide(tmp_path, smooth):
 def test_field_of_view_is_physical(tmp_path, mpp, error):
     """Near a whole ratio the field may be 2 % off; else it is exact to a tenth per cent."""
     record = load_record(write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(300, 300), mpp)))
-    with tiles.Slide(record.path, record.mpp) as slide:
+    with open_slide(record) as slide:
         extent = slide.extent(512, 1.0, 0.02)
     attributes = tiles.coords_attributes(record, extent, Tiles())
     field_um = attributes["patch_size_level0"] * record.mpp[0]

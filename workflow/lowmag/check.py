@@ -5,6 +5,7 @@ import io
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typing import Any
 import openslide
 
 from lowmag.magnification import mpp_of, name_of
+from lowmag.openslide_source import OpenSlideSource
 from lowmag.publish import write_text
-from lowmag.reader import COARSER_THAN_ASKED, Slide
+from lowmag.reader import COARSER_THAN_ASKED
 from lowmag.record import Level, SlideRecord, load_record, save_record
 from lowmag.sections import Check
 from lowmag.slides import read_slides
+from lowmag.source import UnreadableError, true_levels
 from lowmag.tiff import referenced_end
 
 COLUMNS = (
@@ -187,7 +190,6 @@ def _open(slide: SlideToCheck, facts: dict[str, Any]) -> dict[str, str]:
 def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]:
     properties = handle.properties
     width, height = handle.dimensions
-    levels = zip(handle.level_dimensions, handle.level_downsamples, strict=True)
     corner = [int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy"]
     size = [
         int(properties.get("openslide.bounds-width", width)),
@@ -196,7 +198,7 @@ def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]
     return {
         "width": width,
         "height": height,
-        "levels": tuple(Level(*dimensions, downsample) for dimensions, downsample in levels),
+        "levels": true_levels(handle.level_dimensions),
         "bounds": (*corner, *size),
         "vendor": vendor,
         "objective_power": _positive(properties.get("openslide.objective-power")),
@@ -207,16 +209,16 @@ def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]
 
 
 def _read_samples(slide: SlideToCheck, levels: tuple[Level, ...]) -> None:
-    failures = []
-    n_samples = len(levels) * len(PLACES) ** 2
-    with Slide(slide.path, (1.0, 1.0)) as source:
-        for number in range(len(levels)):
-            for place in ((across, down) for down in PLACES for across in PLACES):
-                x, y = (int(p * n) for p, n in zip(place, (levels[0].width, levels[0].height), strict=True))
-                try:
-                    source.pixels(number, (x, y), (SAMPLE_PX, SAMPLE_PX))
-                except openslide.OpenSlideError as error:
-                    failures.append(f"level {number} at {x}, {y}: {_message(error, slide)}")
+    failures, n_samples = [], len(levels) * len(PLACES) ** 2
+    with closing(OpenSlideSource(slide.path)) as source:
+        for number, level in enumerate(source.levels):
+            for down in PLACES:
+                for across in PLACES:
+                    place = int(across * level.width), int(down * level.height)
+                    try:
+                        source.read(number, *place, SAMPLE_PX, SAMPLE_PX)
+                    except UnreadableError as error:
+                        failures.append(str(error))
     if failures:
         raise RejectedError(
             "unreadable",

@@ -1,30 +1,26 @@
-"""Pixels of a slide through OpenSlide: fields of view by area averaging, and a small picture of the whole.
+"""Pixels of a slide: fields of view by area averaging, and a small picture of the whole.
 
-OpenSlide maps level-0 coordinates through a mean downsample and interpolates at fractional pixels, which
-blurs (openslide issues 256 and 641). So a field is read from a coarse level only where that level is an
-exact whole fraction of level 0 and the field starts on one of its pixels; everything else is averaged from
-a finer level.
+A field is read from a coarse level only where that level is a whole fraction of level 0 whose pixels the
+source gives as they are stored, and the field starts on one of them; everything else is averaged from a finer
+level.
 """
 
 import logging
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
-import openslide
 from PIL import Image
 
 from lowmag.errors import UserError
+from lowmag.openslide_source import OpenSlideSource
+from lowmag.record import Level, SlideRecord
+from lowmag.source import Region, Source, UnreadableError
 
-OLDEST_LIBRARY = (4, 0, 1)  # CVE-2026-48977, CVE-2026-54604, NDPI above 4 GB
 COARSER_THAN_ASKED = 0.02  # level 0 this much coarser than asked for still counts as that scale
 EXACT = 1e-6
-NOMINAL = 1e-3
 LARGEST_WINDOW_PX = 2048
 SMALLEST_LOST_PX = 256
-CACHE_BYTES = 64 << 20
 
 log = logging.getLogger(__name__)
 
@@ -38,39 +34,32 @@ class Thumbnail:
     scale: float
 
 
-class Slide:
-    """One open slide; a context manager.
+def open_slide(record: SlideRecord, *, icc: str = "keep") -> "Slide":
+    """The slide of a usable record, opened with the reader that its inspection found good.
 
-    `mpp` is micrometres per level-0 pixel along x and y. Transparent pixels show the slide's background
-    colour. OpenSlide refuses everything after one failed read, so a failure reopens the file: the read is
-    tried twice, then raises openslide.OpenSlideError, and other places can still be read.
+    Raises UnreadableError when it cannot be opened any more.
     """
+    return Slide(OpenSlideSource(record.file or record.path), record.mpp)
 
-    def __init__(self, path: Path | str, mpp: tuple[float, float]) -> None:
-        require_library(openslide.__library_version__)
-        self.path = Path(path)
+
+class Slide:
+    """One open slide; a context manager. `mpp` is micrometres per level-0 pixel along x and y."""
+
+    def __init__(self, source: Source, mpp: tuple[float, float]) -> None:
+        self.source = source
+        self.path = source.path
         self.mpp = mpp
-        self._handle = self._open()
 
     def __enter__(self) -> "Slide":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._handle.close()
-
-    def _open(self) -> openslide.OpenSlide:
-        handle = openslide.OpenSlide(self.path)
-        handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
-        return handle
+        self.source.close()
 
     @property
-    def downsamples(self) -> tuple[float, ...]:
-        """Downsample of every level as OpenSlide gives it."""
-        return self._handle.level_downsamples
-
-    @cached_property
-    def _background(self) -> str:
-        return "#" + self._handle.properties.get("openslide.background-color", "FFFFFF")
+    def levels(self) -> tuple[Level, ...]:
+        """The levels with their true downsample."""
+        return self.source.levels
 
     def extent(self, edge_px: int, mpp: float, tolerance: float = COARSER_THAN_ASKED) -> tuple[float, float]:
         """Width and height in level-0 pixels of a field of `edge_px` pixels at `mpp`.
@@ -93,80 +82,65 @@ class Slide:
         return edge_px * max(1.0, ratios[0]), edge_px * max(1.0, ratios[1])
 
     def read(
-        self, x: int, y: int, edge_px: int, extent: tuple[float, float], *, exact: bool = True
+        self, x: int, y: int, size: int | tuple[int, int], extent: tuple[float, float], *, exact: bool = True
     ) -> np.ndarray:
-        """The field at x, y of size `extent` (all level-0 pixels) as (edge, edge, 3) uint8.
+        """The pixels of `read_region`, (h, w, 3) uint8."""
+        return self.read_region(x, y, size, extent, exact=exact).pixels
 
-        With `exact` off, levels that are only nominally a whole fraction of level 0 are used as well:
-        quicker, but up to half a level pixel off and slightly blurred.
+    def read_region(
+        self, x: int, y: int, size: int | tuple[int, int], extent: tuple[float, float], *, exact: bool = True
+    ) -> Region:
+        """The field at x, y of size `extent` (all level-0 px) as `size` pixels: an edge, or width and height.
+
+        With `exact` off, levels that the source gives only by interpolation are used as well: quicker, but up
+        to half a level pixel off and slightly blurred. Raises UnreadableError.
         """
-        ratio = (extent[0] / edge_px, extent[1] / edge_px)
-        level = self._level_for(x, y, ratio, EXACT if exact else NOMINAL)
-        part = max(1, int(LARGEST_WINDOW_PX * self.downsamples[level] / max(ratio)))
-        picture = np.empty((edge_px, edge_px, 3), np.uint8)
-        for top in range(0, edge_px, part):
-            for left in range(0, edge_px, part):
-                columns, rows = min(part, edge_px - left), min(part, edge_px - top)
+        width, height = (size, size) if isinstance(size, int) else size
+        ratio = (extent[0] / width, extent[1] / height)
+        level = self._level_for(x, y, ratio, exact=exact)
+        part = max(1, int(LARGEST_WINDOW_PX * self.levels[level].downsample / max(ratio)))
+        if width <= part and height <= part:
+            return self._average(level, (x, y), ratio, (width, height))
+        picture, transparent = np.empty((height, width, 3), np.uint8), 0.0
+        for top in range(0, height, part):
+            for left in range(0, width, part):
+                columns, rows = min(part, width - left), min(part, height - top)
                 start = (x + left * ratio[0], y + top * ratio[1])
-                picture[top : top + rows, left : left + columns] = self._average(
-                    level, start, ratio, (columns, rows)
-                )
-        return picture
+                region = self._average(level, start, ratio, (columns, rows))
+                picture[top : top + rows, left : left + columns] = region.pixels
+                transparent += region.transparent * columns * rows
+        return Region(picture, transparent / (width * height))
 
-    def _level_for(self, x: int, y: int, ratio: tuple[float, float], tolerance: float) -> int:
+    def _level_for(self, x: int, y: int, ratio: tuple[float, float], *, exact: bool) -> int:
         whole = ratio[0] == ratio[1] and ratio[0] == round(ratio[0])
         best = 0
-        for level, nominal in enumerate(self.downsamples):
-            step = round(nominal)
-            if abs(nominal / step - 1) > tolerance or step > min(ratio) * (1 + EXACT):
+        for number, level in enumerate(self.levels):
+            step = level.downsample
+            if step != round(step) or step > min(ratio) * (1 + EXACT):
                 continue
-            if whole and tolerance == EXACT and (ratio[0] % step or x % step or y % step):
+            if exact and not self.source.exact[number]:
                 continue
-            best = level
+            if exact and whole and (ratio[0] % step or x % step or y % step):
+                continue
+            best = number
         return best
 
     def _average(
         self, level: int, start: tuple[float, float], ratio: tuple[float, float], size: tuple[int, int]
-    ) -> np.ndarray:
+    ) -> Region:
         """Area average: `size` (columns, rows) pixels of `ratio` level-0 pixels, from level-0 `start`."""
-        nominal = self.downsamples[level]
-        step = round(nominal)
+        step = round(self.levels[level].downsample)
         first = [math.floor(s / step) for s in start]
         last = [math.ceil((s + n * r) / step - EXACT) for s, n, r in zip(start, size, ratio, strict=True)]
-        image = self.pixels(
-            level,
-            (round(first[0] * nominal), round(first[1] * nominal)),
-            (last[0] - first[0], last[1] - first[1]),
-        )
+        region = self.source.read(level, first[0], first[1], last[0] - first[0], last[1] - first[1])
         offset = [s / step - f for s, f in zip(start, first, strict=True)]
         shrink = [r / step for r in ratio]
         if offset == [0, 0] and shrink[0] == shrink[1] == round(shrink[0]):
-            return np.asarray(image.reduce(round(shrink[0])))
-        rows = _averaged(np.asarray(image), offset[1], shrink[1], size[1])
+            return Region(_reduced(region.pixels, round(shrink[0])), region.transparent)
+        rows = _averaged(region.pixels, offset[1], shrink[1], size[1])
         columns = _averaged(rows.swapaxes(0, 1), offset[0], shrink[0], size[0])
-        return np.rint(columns.swapaxes(0, 1)).clip(0, 255).astype(np.uint8)
-
-    def pixels(self, level: int, location: tuple[int, int], size: tuple[int, int]) -> Image.Image:
-        """An RGB image of `size` pixels of a level, whose top-left is at level-0 `location`."""
-        try:
-            image = self._handle.read_region(location, level, size)
-        except openslide.OpenSlideError:
-            self._reopen()
-            try:
-                image = self._handle.read_region(location, level, size)
-            except openslide.OpenSlideError:
-                self._reopen()
-                raise
-        alpha = image.getchannel("A")
-        if alpha.getextrema() == (255, 255):
-            return image.convert("RGB")
-        flat = Image.new("RGB", image.size, self._background)
-        flat.paste(image, mask=alpha)
-        return flat
-
-    def _reopen(self) -> None:
-        self._handle.close()
-        self._handle = self._open()
+        pixels = np.rint(columns.swapaxes(0, 1)).clip(0, 255).astype(np.uint8)
+        return Region(pixels, region.transparent)
 
     def thumbnail(self, mpp: float, bounds: tuple[int, int, int, int]) -> Thumbnail:
         """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`.
@@ -175,21 +149,20 @@ class Slide:
         rounding does not matter. What cannot be read is left in background colour, with a warning.
         """
         ratio = mpp * 2 / sum(self.mpp)
-        level = max(k for k, d in enumerate(self.downsamples) if d <= max(1.0, ratio * 1.05))
-        nominal = self.downsamples[level]
-        shrink = max(1, round(ratio / nominal))
-        x, y, width, height = bounds
-        across, down = max(1, int(width / nominal)), max(1, int(height / nominal))
+        level = max(k for k, own in enumerate(self.levels) if own.downsample <= max(1.0, ratio * 1.05))
+        step = self.levels[level].downsample
+        shrink = max(1, round(ratio / step))
+        x, y = (round(start / step) for start in bounds[:2])
+        across, down = (max(1, int(length / step)) for length in bounds[2:])
         block = max(1, LARGEST_WINDOW_PX // shrink) * shrink
         canvas = Image.new("RGB", (-(-across // shrink), -(-down // shrink)))
         lost = 0
         for top in range(0, down, block):
             for left in range(0, across, block):
                 size = (min(block, across - left), min(block, down - top))
-                location = (x + round(left * nominal), y + round(top * nominal))
-                image, failed = self._pixels_or_background(level, location, size)
+                pixels, failed = self._pixels_or_background(level, (x + left, y + top), size)
                 lost += failed
-                canvas.paste(image.reduce(shrink), (left // shrink, top // shrink))
+                canvas.paste(Image.fromarray(pixels).reduce(shrink), (left // shrink, top // shrink))
         if lost:
             log.warning(
                 "%s: %d blocks of level %d cannot be read and count as background",
@@ -197,30 +170,31 @@ class Slide:
                 lost,
                 level,
             )
-        return Thumbnail(np.asarray(canvas), (x, y), nominal * shrink)
+        return Thumbnail(np.asarray(canvas), (round(x * step), round(y * step)), step * shrink)
 
     def _pixels_or_background(
-        self, level: int, location: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[Image.Image, int]:
+        self, level: int, corner: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, int]:
         """Pixels of a level, with what cannot be read in background colour, and the number of such blocks."""
         try:
-            return self.pixels(level, location, size), 0
-        except openslide.OpenSlideError:
-            image = Image.new("RGB", size, self._background)
+            return self.source.read(level, *corner, *size).pixels, 0
+        except UnreadableError:
+            pixels = np.full((size[1], size[0], 3), self.source.background, np.uint8)
         if max(size) <= SMALLEST_LOST_PX:
-            return image, 1
+            return pixels, 1
         lost, half = 0, (-(-size[0] // 2), -(-size[1] // 2))
         for left in range(0, size[0], half[0]):
             for top in range(0, size[1], half[1]):
-                corner = tuple(
-                    c + round(p * self.downsamples[level]) for c, p in zip(location, (left, top), strict=True)
-                )
-                part, failed = self._pixels_or_background(
-                    level, (corner[0], corner[1]), (min(half[0], size[0] - left), min(half[1], size[1] - top))
-                )
+                part = (min(half[0], size[0] - left), min(half[1], size[1] - top))
+                found, failed = self._pixels_or_background(level, (corner[0] + left, corner[1] + top), part)
                 lost += failed
-                image.paste(part, (left, top))
-        return image, lost
+                pixels[top : top + part[1], left : left + part[0]] = found
+        return pixels, lost
+
+
+def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
+    """Means of whole blocks of pixels."""
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def _averaged(pixels: np.ndarray, offset: float, shrink: float, n: int) -> np.ndarray:
@@ -231,13 +205,3 @@ def _averaged(pixels: np.ndarray, offset: float, shrink: float, n: int) -> np.nd
     whole = np.minimum(edges.astype(np.intp), len(pixels) - 1)
     share = (edges - whole).reshape(-1, *[1] * (pixels.ndim - 1))
     return np.diff(total[whole] + share * pixels[whole], axis=0) / shrink
-
-
-def require_library(version: str) -> None:
-    """Raise UserError when the OpenSlide library is older than the first safe version."""
-    found = tuple(int(part) for part in version.split(".")[:3])
-    if found < OLDEST_LIBRARY:
-        raise UserError(
-            f"OpenSlide library {version} found, {'.'.join(map(str, OLDEST_LIBRARY))} or newer needed; "
-            "install openslide-bin>=4.0.1.1"
-        )

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from lowmag.publish import write_text
-from lowmag.reader import Slide
+from lowmag.reader import open_slide
 from lowmag.record import load_record, require_same_file
 from lowmag.store import TileFile
 
@@ -62,12 +62,12 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
     extent = tuple(round(n) if abs(n - round(n)) < 1e-6 else n for n in extent)
     mm2 = len(corners) * field_um[0] * field_um[1] / 1e6
     rows = []
-    with Slide(slide.path, slide.mpp) as source:
+    with open_slide(slide) as source:
         x, y = corners[0].tolist()
         source.read(x, y, min(edges.values()), (extent[0], extent[1]), exact=False)
     for magnification, edge in edges.items():
         start = time.perf_counter()
-        with Slide(slide.path, slide.mpp) as source:
+        with open_slide(slide) as source:
             for x, y in corners.tolist():
                 source.read(x, y, edge, (extent[0], extent[1]), exact=False)
         seconds = time.perf_counter() - start

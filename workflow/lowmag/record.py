@@ -10,7 +10,7 @@ from lowmag.publish import write_json
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a pyramid; `downsample` as OpenSlide gives it, the mean over both axes."""
+    """One level of a pyramid; `downsample` is its true ratio, see lowmag.source.true_levels."""
 
     width: int
     height: int
@@ -40,6 +40,9 @@ class SlideRecord:
     source_quickhash: str | None = None
     icc: str | None = None
     reader: str | None = None
+    source: str = "openslide"  # openslide | segments | vips: what reads the pixels
+    file: str | None = None  # the file to open, where `path` is the folder of a DICOM series
+    notes: tuple[str, ...] = ()  # what does not reject the slide and should be known
 
     @property
     def usable(self) -> bool:
@@ -70,8 +73,8 @@ def load_record(path: Path) -> SlideRecord:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         levels = tuple(Level(**level) for level in content.pop("levels"))
-        bounds = content.pop("bounds")
-        return SlideRecord(levels=levels, bounds=tuple(bounds) if bounds else None, **content)
+        bounds, notes = content.pop("bounds"), tuple(content.pop("notes", ()))
+        return SlideRecord(levels=levels, bounds=tuple(bounds) if bounds else None, notes=notes, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a slide record ({error}); make it with `lowmag inspect` and rerun"

@@ -16,9 +16,10 @@ from lowmag import __version__
 from lowmag.downsample import area_pyramid
 from lowmag.grid import Field, fields_with_tissue, make_grid, read_outline
 from lowmag.magnification import factor_between, mpp_of
-from lowmag.reader import Slide
+from lowmag.reader import Slide, open_slide
 from lowmag.record import SlideRecord, load_record, require_same_file
 from lowmag.sections import Tiles
+from lowmag.source import UnreadableError
 from lowmag.store import Layout, TileRow, TileWriter, writing
 
 READ_ERROR = 1  # bit of `flags`: the field could not be read and its pictures are grey
@@ -30,7 +31,7 @@ CLAM_TOLERANCE = 1e-3
 log = logging.getLogger(__name__)
 
 
-class _UnreadableError(Exception):
+class _TooManyError(Exception):
     """More than LARGEST_ERROR_SHARE of the fields cannot be read; the message is the reason."""
 
 
@@ -49,7 +50,7 @@ def write_tiles(record: Path, outline: Path, out: Path, options: Tiles) -> None:
         try:
             _write_readable(slide, outline, out, layout, options)
             return
-        except _UnreadableError as error:
+        except _TooManyError as error:
             slide = replace(slide, verdict="unreadable", reason=str(error), cure=CURE)
             log.error("slide %s: %s; no tiles are kept. %s", slide.slide_id, slide.reason, slide.cure)
     with writing(out, layout, _attributes(slide, options)):
@@ -57,7 +58,7 @@ def write_tiles(record: Path, outline: Path, out: Path, options: Tiles) -> None:
 
 
 def _write_readable(slide: SlideRecord, outline: Path, out: Path, layout: Layout, options: Tiles) -> None:
-    with Slide(slide.path, slide.mpp) as source:
+    with open_slide(slide, icc=options.icc) as source:
         extent = source.extent(
             options.tile_px(options.teacher), mpp_of(options.teacher), options.mpp_tolerance
         )
@@ -82,7 +83,7 @@ def _write_fields(
             TileRow(field.x, field.y, field.row, field.column, field.tissue_fraction, pictures, flags)
         )
     if n_failed > LARGEST_ERROR_SHARE * len(fields):
-        raise _UnreadableError(
+        raise _TooManyError(
             f"{n_failed} of {len(fields)} fields cannot be read, "
             f"at most {LARGEST_ERROR_SHARE:.0%} are tolerated"
         )
@@ -119,7 +120,7 @@ def read_pictures(
     flags = 0
     try:
         picture = source.read(field.x, field.y, edge, extent)
-    except openslide.OpenSlideError as error:
+    except UnreadableError as error:
         log.warning("%s: field at %d, %d cannot be read: %s", source.path.name, field.x, field.y, error)
         picture, flags = np.full((edge, edge, 3), GREY, np.uint8), READ_ERROR
     factors = {m: factor_between(highest, m) for m in layout.magnifications}
@@ -142,7 +143,7 @@ def _attributes(slide: SlideRecord, options: Tiles) -> dict[str, Any]:
         "objective_power": slide.objective_power,
         "bounds": slide.bounds,
         "icc": slide.icc,
-        "reader": "openslide",
+        "reader": slide.source,
         "lowres_source": "derived",
         "field_um": options.field_um,
         "source_size": slide.source_size,

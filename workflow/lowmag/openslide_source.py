@@ -1,0 +1,98 @@
+"""Pixels through OpenSlide: every format it knows, and the reference for the other readers.
+
+OpenSlide maps level-0 coordinates through a mean downsample and interpolates at fractional pixels, which
+blurs (openslide issues 256 and 641). So the pixels of a level come as stored only where its downsample is a
+whole number.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import openslide
+from PIL import Image
+
+from lowmag.errors import UserError
+from lowmag.source import Region, UnreadableError, true_levels
+
+OLDEST_LIBRARY = (4, 0, 1)  # CVE-2026-48977, CVE-2026-54604, NDPI above 4 GB
+CACHE_BYTES = 64 << 20
+WHOLE = 1e-6
+
+
+class OpenSlideSource:
+    """A file read by OpenSlide.
+
+    OpenSlide refuses everything after one failed read, so a failure reopens the file: a read is tried twice,
+    then raises UnreadableError, and other places can still be read.
+    """
+
+    name = "openslide"
+
+    def __init__(self, path: Path | str) -> None:
+        require_library(openslide.__library_version__)
+        self.path = Path(path)
+        self._handle = self._open()
+        self.levels = true_levels(self._handle.level_dimensions)
+        self._nominal = self._handle.level_downsamples
+        self.exact = tuple(
+            abs(nominal - level.downsample) <= WHOLE * nominal
+            for nominal, level in zip(self._nominal, self.levels, strict=True)
+        )
+
+    def _open(self) -> openslide.OpenSlide:
+        try:
+            handle = openslide.OpenSlide(self.path)
+        except openslide.OpenSlideError as error:
+            raise UnreadableError(f"{self.path.name} cannot be opened: {self._said(error)}") from error
+        handle.set_cache(openslide.OpenSlideCache(CACHE_BYTES))
+        return handle
+
+    def close(self) -> None:
+        self._handle.close()
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """The colour laid under transparent pixels."""
+        stated = self._handle.properties.get("openslide.background-color", "FFFFFF")
+        return tuple(bytes.fromhex(stated))[:3]  # pyright: ignore[reportReturnType]
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
+        """The pixels of a window of a level; raises UnreadableError after two tries."""
+        location = (round(x * self._nominal[level]), round(y * self._nominal[level]))
+        try:
+            image = self._handle.read_region(location, level, (width, height))
+        except openslide.OpenSlideError:
+            self._reopen()
+            try:
+                image = self._handle.read_region(location, level, (width, height))
+            except openslide.OpenSlideError as error:
+                self._reopen()
+                raise UnreadableError(f"level {level} at {x}, {y}: {self._said(error)}") from error
+        return composited(image, self.background)
+
+    def _reopen(self) -> None:
+        self._handle.close()
+        self._handle = self._open()
+
+    def _said(self, error: Exception) -> str:
+        return str(error).replace(str(self.path), self.path.name)
+
+
+def composited(image: Image.Image, background: tuple[int, int, int]) -> Region:
+    """An RGBA image laid on a background colour, and the share of it that was transparent."""
+    alpha = image.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return Region(np.asarray(image.convert("RGB")))
+    flat = Image.new("RGB", image.size, background)
+    flat.paste(image, mask=alpha)
+    return Region(np.asarray(flat), 1 - float(np.asarray(alpha).mean()) / 255)
+
+
+def require_library(version: str) -> None:
+    """Raise UserError when the OpenSlide library is older than the first safe version."""
+    found = tuple(int(part) for part in version.split(".")[:3])
+    if found < OLDEST_LIBRARY:
+        raise UserError(
+            f"OpenSlide library {version} found, {'.'.join(map(str, OLDEST_LIBRARY))} or newer needed; "
+            "install openslide-bin>=4.0.1.1"
+        )

@@ -1,0 +1,70 @@
+"""What every reader of slide files offers: pixels of a level, by level-pixel indices."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from lowmag.record import Level
+
+WHITE = (255, 255, 255)
+
+
+class UnreadableError(Exception):
+    """Pixels cannot be read, though the file was reopened once where that can help."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Pixels (h, w, 3) uint8 with the background already laid under, and the share (0-1) that is transparent.
+
+    What lies outside the level counts as transparent.
+    """
+
+    pixels: np.ndarray
+    transparent: float = 0.0
+
+
+class Source(Protocol):
+    """One open file; places are level-pixel indices, never level-0 coordinates of a coarse level.
+
+    A level's `downsample` is the true ratio: a whole number wherever that explains the level's size.
+    `exact` says of every level whether its pixels come as they are stored: of a level that OpenSlide maps
+    through a fractional downsample they come shifted by up to half a pixel and blurred.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def levels(self) -> tuple[Level, ...]: ...
+    @property
+    def exact(self) -> tuple[bool, ...]: ...
+    @property
+    def background(self) -> tuple[int, int, int]: ...
+
+    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
+        """The pixels of a window; raises UnreadableError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def true_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
+    """Levels of the sizes given, finest first, with their true downsample.
+
+    A scanner that halves 4443 pixels keeps 2221 of them: the mean ratio is 2.0005 and drifts by a pixel in
+    4443, the true one is 2. So the nearest whole number is taken where dividing level 0 by it gives the
+    level's size within a pixel; else it is the mean ratio of both axes.
+    """
+    width, height = sizes[0]
+    levels = []
+    for w, h in sizes:
+        mean = (width / w + height / h) / 2
+        whole = max(1, round(mean))
+        explains = abs(width // whole - w) <= 1 and abs(height // whole - h) <= 1
+        levels.append(Level(w, h, float(whole) if explains else mean))
+    return tuple(levels)
