@@ -115,13 +115,18 @@ class Annotations(Section):
     """Regions drawn by a person (column `annotations` of slides.csv) to labels of tiles."""
 
     classes: dict[str, str] = Field(
-        default={}, description="class of the study by the name in the file; empty: the same names"
+        default={},
+        description="class of the study by the name in the file, none to cut out; empty: the same names",
     )
     min_overlap: float = Field(
         default=0.5, gt=0, le=1, description="least share of a tile that regions of one class cover"
     )
     outside: str = Field(
         default="none", description="label of other tiles of an annotated slide: none, slide, or a class"
+    )
+    origin: Literal["bounds", "level0"] = Field(
+        default="bounds",
+        description="where x, y of GeoJSON start: at the scanned part, as QuPath has it, or at level 0",
     )
 
 
