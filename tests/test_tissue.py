@@ -4,7 +4,7 @@ import logging
 import numpy as np
 import pytest
 import shapely
-from lowmag import tissue
+from lowmag import outline, staining, tissue
 from lowmag.grid import read_outline
 from lowmag.record import load_record
 from lowmag.sections import Demo, Tissue
@@ -29,7 +29,7 @@ def stained(picture, rows, columns, colour=PINK):
 
 
 def find(picture, **options):
-    return tissue.find_tissue(picture, 8.0, Tissue(**options)).tissue
+    return staining.find_tissue(picture, 8.0, Tissue(**options)).tissue
 
 
 def test_stained_rectangle_is_found_exactly():
@@ -71,7 +71,7 @@ def test_pen_is_left_out_beside_and_across_tissue(ink):
 def test_no_mixture_of_the_stains_is_pen(haematoxylin, eosin):
     density = haematoxylin * np.array([0.65, 0.70, 0.29]) + eosin * np.array([0.07, 0.99, 0.11])
     colour = np.rint(255 * 10**-density).astype(np.uint8).reshape(1, 1, 3)
-    assert not tissue.pen_mask(colour).any()
+    assert not staining.pen_mask(colour).any()
 
 
 def test_gaps_are_closed_and_the_border_stays():
@@ -87,12 +87,12 @@ def test_otsu_agrees_with_scikit_image(seed):
     random = np.random.default_rng(seed)
     values = np.concatenate([random.normal(20, 6, 500), random.normal(90 + 20 * seed, 20, 300)])
     values = values.clip(0, 255).astype(np.uint8)
-    assert tissue.otsu(np.bincount(values, minlength=256)) == threshold_otsu(values)
+    assert staining.otsu(np.bincount(values, minlength=256)) == threshold_otsu(values)
 
 
 def test_otsu_of_nothing_and_of_one_value():
-    assert tissue.otsu(np.zeros(256, int)) == 0
-    assert 0 <= tissue.otsu(np.bincount([7] * 5, minlength=256)) <= 7
+    assert staining.otsu(np.zeros(256, int)) == 0
+    assert 0 <= staining.otsu(np.bincount([7] * 5, minlength=256)) <= 7
 
 
 def test_outline_keeps_large_holes_and_drops_small_pieces():
@@ -101,21 +101,21 @@ def test_outline_keeps_large_holes_and_drops_small_pieces():
     mask[40:80, 50:90] = False  # 40 pixels of 8 micrometres: kept, above 190
     mask[100:110, 100:110] = False  # filled
     mask[170:180, 10:20] = True  # dropped, below 200
-    (piece,) = tissue.outline_of(mask, 8.0, Tissue())
+    (piece,) = outline.outline_of(mask, 8.0, Tissue())
     assert piece.is_valid
     assert piece.bounds == (30, 20, 160, 150)
     assert len(piece.interiors) == 1
     assert piece.area == 130 * 130 - 40 * 40
-    (larger, smaller) = tissue.outline_of(mask, 8.0, Tissue(min_piece_um=0, max_hole_um=0))
+    (larger, smaller) = outline.outline_of(mask, 8.0, Tissue(min_piece_um=0, max_hole_um=0))
     assert (larger.area, smaller.area) == (130 * 130 - 40 * 40 - 100, 100)
 
 
 def test_outline_without_smoothing_has_the_area_of_the_mask(monkeypatch):
-    monkeypatch.setattr(tissue, "SIMPLIFY_PX", 0)
+    monkeypatch.setattr(outline, "SIMPLIFY_PX", 0)
     mask = (
         np.random.default_rng(5).random((60, 70)) < 0.5
     )  # pixels that touch at corners, holes in pieces in holes
-    pieces = tissue.outline_of(mask, 8.0, Tissue(min_piece_um=0, max_hole_um=0))
+    pieces = outline.outline_of(mask, 8.0, Tissue(min_piece_um=0, max_hole_um=0))
     assert sum(piece.area for piece in pieces) == mask.sum()
     union = shapely.union_all(pieces)
     rows, columns = np.nonzero(mask)
@@ -123,7 +123,7 @@ def test_outline_without_smoothing_has_the_area_of_the_mask(monkeypatch):
 
 
 def test_outline_of_an_empty_mask_is_empty():
-    assert tissue.outline_of(np.zeros((5, 6), bool), 8.0, Tissue()) == []
+    assert outline.outline_of(np.zeros((5, 6), bool), 8.0, Tissue()) == []
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_pen_of_real_slides_is_mostly_left_out(name, pixel_um):
         "blue": (blue > red + 90) & (green > red + 20),
     }[name]
     stain = (green < red - 25) & (blue > green + 25)
-    found = tissue.find_tissue(picture, pixel_um, Tissue()).tissue
+    found = staining.find_tissue(picture, pixel_um, Tissue()).tissue
     assert ink.sum() > 100
     assert found[ink].mean() < 0.05
     assert found[stain].mean() > 0.85

@@ -14,10 +14,13 @@ from lowmag.staining import grown, pen_mask
 
 BLURRED_BELOW = 0.2  # benchmarks/tissue.py: in focus 0.24 and more, Gaussian blur of 2 um 0.15 and less
 PEN_ABOVE = 0.05  # share of the tile
+LEAST_PEN = 0.01  # with less, no pixels are left out
 NOISE = 1.2  # grey levels: standard deviation of what grain and compression leave at this scale
 FAINTEST = 3.0  # squared grey levels: with less detail than this nothing can be said
 SAMPLE_UM = 8.0  # pen is looked for in one pixel of a square of this edge
 SCALES, SMALLEST_PX = 3, 4
+ACROSS = np.s_[::2, :-2], np.s_[::2, 1:-1], np.s_[::2, 2:]  # neighbours in a row, of every other row
+DOWN = np.s_[:-2:2], np.s_[1:-1:2], np.s_[2::2]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ def measure(picture: np.ndarray, mpp: float) -> Quality:
     pen_share = float(pen.mean())
     grey = picture[:, :, 1].astype(np.int16)
     clear = None
-    if pen_share > 0:
+    if pen_share > LEAST_PEN:
         around = np.repeat(np.repeat(~grown(pen, 1), step, axis=0), step, axis=1)
         clear = around[: grey.shape[0], : grey.shape[1]]
     sharpness = _sharpness(grey, clear)
@@ -67,11 +70,10 @@ def _sharpness(grey: np.ndarray, clear: np.ndarray | None) -> float:
 def _energy(pixels: np.ndarray, clear: np.ndarray | None) -> float:
     """Mean square of second differences along both axes, on every other line; of white noise its variance."""
     total = count = 0.0
-    for axis in (0, 1):
-        values = np.moveaxis(pixels, axis, 0)
-        second = (2 * values[1:-1:2] - values[:-2:2] - values[2::2]).astype(np.float32)
+    for before, middle, after in (ACROSS, DOWN):
+        second = (2 * pixels[middle] - pixels[before] - pixels[after]).astype(np.float32)
         if clear is not None:
-            second *= np.moveaxis(clear, axis, 0)[1:-1:2]
+            second *= clear[middle]
         total += float(np.vdot(second, second))
-        count += second.size if clear is None else float(np.moveaxis(clear, axis, 0)[1:-1:2].sum())
+        count += second.size if clear is None else np.count_nonzero(clear[middle])
     return total / max(1.0, 6 * count)
