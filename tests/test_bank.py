@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -132,7 +133,8 @@ def test_damaged_tile_is_named(tmp_path: Path, place) -> None:
         for n in range(4):
             tile = {HIGH: np.full((64, 64, 3), 40 * n, np.uint8), LOW: np.zeros((16, 16, 3), np.uint8)}
             writer.append(TileRow(n, 0, 0, n, 1.0, tile))
-        offsets, data = writer.file["mag/10x/offsets"], writer.file["mag/10x/jpeg"]
+    with h5py.File(path, "r+") as file:
+        offsets, data = file["mag/10x/offsets"], file["mag/10x/jpeg"]
         data[offsets[2] : offsets[2] + 20] = 0  # pyright: ignore
     with pytest.raises(UserError, match=r"tile train1\[2\] cannot be decoded"):
         gathered(Bank(index, np.arange(8), HIGH, CPU, place=place), np.arange(8))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from lowmag.downsample import area_pyramid
+from lowmag.downsample import area_mean, area_pyramid
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -54,3 +54,21 @@ def test_pictures_without_whole_blocks_are_refused():
         area_pyramid(picture(32, 30), [2, 16])
     with pytest.raises(ValueError, match="uint8"):
         area_pyramid(picture(32, 32).astype(np.float32), [2])
+
+
+def test_large_pictures_are_averaged_in_strips_without_a_seam():
+    """Wider and higher than a strip, and no whole number of strips high."""
+    values = picture(1104, 1104)
+    for factor, averaged in area_pyramid(values, [2, 3, 16]).items():
+        np.testing.assert_array_equal(averaged, mean_rounded_half_up(values, factor))
+
+
+def test_one_factor_alone_is_the_same():
+    values = picture(96, 48)
+    np.testing.assert_array_equal(area_mean(values, 3), area_pyramid(values, [3])[3])
+    assert area_mean(values, 1) is values
+
+
+def test_part_of_a_picture_needs_no_copy():
+    values = picture(64, 64)
+    np.testing.assert_array_equal(area_mean(values[8:40, 16:48], 4), area_mean(values, 4)[2:10, 4:12])

@@ -1,10 +1,19 @@
 """Area averages of a picture at whole factors, rounded once."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 MAX_FACTOR = 4096  # 255 * 4096**2 still fits in uint32, with room for the rounding
+STRIP_BYTES = (
+    1 << 19
+)  # a strip and its sums stay in the processor's cache, and big pictures need little memory
+
+
+def area_mean(picture: np.ndarray, factor: int) -> np.ndarray:
+    """The picture (H, W, 3) uint8 averaged over factor x factor blocks; see `area_pyramid`."""
+    return area_pyramid(picture, [factor])[factor]
 
 
 def area_pyramid(picture: np.ndarray, factors: Sequence[int]) -> dict[int, np.ndarray]:
@@ -15,13 +24,22 @@ def area_pyramid(picture: np.ndarray, factors: Sequence[int]) -> dict[int, np.nd
     halves up, so no factor sees the rounding of another. Factor 1 is the picture itself, not a copy.
     """
     _require_whole_blocks(picture, factors)
-    sums, pyramid = {1: picture}, {}
-    for factor in sorted(set(factors)):
+    height, width = picture.shape[:2]
+    pyramid = {f: np.empty((height // f, width // f, 3), np.uint8) for f in sorted(set(factors)) if f > 1}
+    whole = math.lcm(*pyramid)
+    rows = max(1, STRIP_BYTES // (3 * width * whole)) * whole
+    for top in range(0, height if pyramid else 0, rows):
+        _average_strip(picture[top : top + rows], {f: p[top // f :] for f, p in pyramid.items()})
+    return pyramid | ({1: picture} if 1 in factors else {})
+
+
+def _average_strip(strip: np.ndarray, targets: Mapping[int, np.ndarray]) -> None:
+    """Write the averages of a strip into the first rows of each factor's target."""
+    sums = {1: strip}
+    for factor, target in targets.items():
         base = max(known for known in sums if factor % known == 0)
-        if factor > base:
-            sums[factor] = _block_sums(sums[base], factor // base, factor)
-        pyramid[factor] = picture if factor == 1 else _rounded_mean(sums[factor], factor * factor)
-    return pyramid
+        sums[factor] = _block_sums(sums[base], factor // base, factor)
+        target[: len(sums[factor])] = _rounded_mean(sums[factor], factor * factor)
 
 
 def _block_sums(values: np.ndarray, step: int, factor: int) -> np.ndarray:
@@ -50,7 +68,7 @@ def _strided_sum(values: np.ndarray, step: int, dtype: type[np.unsignedinteger])
 
 
 def _rounded_mean(sums: np.ndarray, area: int) -> np.ndarray:
-    return ((sums + sums.dtype.type(area // 2)) // sums.dtype.type(area)).astype(np.uint8)
+    return (sums + sums.dtype.type(area // 2)) // sums.dtype.type(area)
 
 
 def _require_whole_blocks(picture: np.ndarray, factors: Sequence[int]) -> None:

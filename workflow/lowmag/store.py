@@ -1,48 +1,72 @@
-"""`tiles/{slide}.h5`: every tile of one slide at every magnification in one file.
+"""`tiles/{slide}.h5`: every tile, or section, of one slide at every magnification in one file.
 
-Layout (schema `lowmag-tiles`, version 1); N tiles, K magnifications:
+Layout (schema `lowmag-tiles`, version 2); N tiles, K magnifications:
 
-- root attributes: `schema, schema_version, slide_id, n_tiles, magnifications, mpp_x, mpp_y, mpp_source,
-  reader, lowres_source, source_*, config_sha256, software` and `complete`, which is written last;
+- root attributes: `schema, schema_version, slide_id, unit, n_tiles, magnifications, ratio, mpp_x, mpp_y,
+  mpp_source, reader, lowres_source, icc, source_*, config_sha256, software` and `complete`, written last;
 - `coords (N, 2) int64`: level-0 x, y of the top-left corner, with the attributes TRIDENT reads;
+- `size (N, 2) int32`: width and height in pixels at the highest magnification; `ratio (2,)` of the root says
+  how many level-0 pixels one of them is along x and y;
 - `grid (N, 2) int32`: row and column on the slide's one grid;
-- `tissue_fraction (N,) float32`, `flags (N,) uint16`, `label (N,) int16` (-1: none);
-- `/mag/{name}`: attributes `magnification, mpp, tile_px`; either `imgs (N, H, W, 3) uint8` in chunks of one
-  tile, or `jpeg (bytes,) uint8` with `offsets (N + 1,) int64`.
+- `tissue_fraction (N,) float32`, `flags (N,) uint16` (FLAGS), `label (N,) int16` (a class, or a name below);
+- `qc (N, 6) float32` with the attribute `columns` (QC_COLUMNS), NaN where nothing was measured;
+- `/mag/{name}`: attributes `magnification, mpp, tile_px` (0: any size), and pictures in a form of `stacks`:
+  JPEGs at the highest magnification; below it an array, or raw pixels where pictures differ in size.
+
+Version 1 had no `size`, `qc`, `unit` and `ratio`, and only the flag of fields that cannot be read.
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import simplejpeg
 
 from lowmag.errors import UserError
-from lowmag.magnification import mpp_of, name_of
+from lowmag.magnification import factor_between, mpp_of, name_of
 from lowmag.publish import publishing
+from lowmag.stacks import (
+    ArrayWriter,
+    JpegWriter,
+    PixelWriter,
+    StackWriter,
+    dataset,
+    decode,
+    read_jpegs,
+    read_picture,
+)
 
 SCHEMA = "lowmag-tiles"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+FLAGS = {"read_error": 1, "transparent": 2, "out_of_bounds": 4, "blur": 8, "pen": 16, "mask_edge": 32}
+QC_COLUMNS = ("sharpness", "pen_share", "transparent_share", "mean_red", "mean_green", "mean_blue")
+LABEL_OF_SLIDE = -1
+NO_LABEL = -2  # of an annotated slide, outside all regions: not even the slide's label applies
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is stored of a tile: magnifications (highest first), edges in pixels, quality of the highest."""
+    """What is stored of a tile: magnifications (highest first), edges in pixels, quality of the highest.
+
+    Of sections (`unit`) the edges differ: `tile_px` is empty.
+    """
 
     magnifications: Sequence[float]
     tile_px: Mapping[float, int]
     jpeg_quality: int = 90
+    unit: str = "tile"
 
 
 @dataclass
 class TileRow:
-    """One tile: its place and its picture at every magnification, each (H, W, 3) uint8."""
+    """One tile: its place and its picture at every magnification, each (H, W, 3) uint8.
+
+    `quality` is as QC_COLUMNS, empty where nothing was measured.
+    """
 
     x: int
     y: int
@@ -51,7 +75,8 @@ class TileRow:
     tissue_fraction: float
     pictures: Mapping[float, np.ndarray]
     flags: int = 0
-    label: int = -1
+    label: int = LABEL_OF_SLIDE
+    quality: Sequence[float] = ()
 
 
 @dataclass
@@ -62,44 +87,45 @@ class TileWriter:
     layout: Layout
     n: int = 0
     _columns: dict[str, list[Any]] = field(default_factory=dict)
-    _jpeg_end: int = 0
+    _stacks: dict[float, StackWriter] = field(default_factory=dict)
 
     def append(self, tile: TileRow) -> None:
-        """Add one tile; pictures must have the layout's sizes."""
+        """Add one tile; pictures must have the layout's sizes and show one field."""
         highest = self.layout.magnifications[0]
+        height, width = tile.pictures[highest].shape[:2]
         for magnification in self.layout.magnifications:
-            picture = np.ascontiguousarray(tile.pictures[magnification])
-            edge = self.layout.tile_px[magnification]
-            assert picture.shape == (edge, edge, 3), (picture.shape, edge)
+            picture, factor = tile.pictures[magnification], factor_between(highest, magnification)
+            expected = (height // factor, width // factor, 3)
+            if self.layout.unit == "tile":
+                expected = (self.layout.tile_px[magnification],) * 2 + (3,)
+            assert picture.shape == expected, (picture.shape, expected)
             assert picture.dtype == np.uint8, picture.dtype
-            group = self.file[f"mag/{name_of(magnification)}"]
-            assert isinstance(group, h5py.Group)
-            if magnification == highest:
-                self._append_jpeg(group, picture)
-            else:
-                images = _dataset(group, "imgs")
-                images.resize(self.n + 1, axis=0)
-                images[self.n] = picture
-        for name, value in _values(tile).items():
+            self._stack(magnification).append(picture)
+        for name, value in _values(tile, (width, height)).items():
             self._columns.setdefault(name, []).append(value)
         self.n += 1
 
-    def _append_jpeg(self, group: h5py.Group, picture: np.ndarray) -> None:
-        blob = simplejpeg.encode_jpeg(
-            picture, quality=self.layout.jpeg_quality, colorspace="RGB", colorsubsampling="444"
-        )
-        data, offsets = _dataset(group, "jpeg"), _dataset(group, "offsets")
-        data.resize(self._jpeg_end + len(blob), axis=0)
-        data[self._jpeg_end :] = np.frombuffer(blob, np.uint8)
-        self._jpeg_end += len(blob)
-        offsets.resize(self.n + 2, axis=0)
-        offsets[self.n + 1] = self._jpeg_end
+    def _stack(self, magnification: float) -> StackWriter:
+        if magnification not in self._stacks:
+            group = self.file[f"mag/{name_of(magnification)}"]
+            assert isinstance(group, h5py.Group)
+            if magnification == self.layout.magnifications[0]:
+                stack: StackWriter = JpegWriter(group, self.layout.jpeg_quality)
+            elif self.layout.unit == "tile":
+                stack = ArrayWriter(group, self.layout.tile_px[magnification])
+            else:
+                stack = PixelWriter(group)
+            self._stacks[magnification] = stack
+        return self._stacks[magnification]
 
     def close(self) -> None:
-        """Write the per-tile columns and, last, `complete`."""
+        """Write the rest of the pictures, the per-tile columns and, last, `complete`."""
+        for magnification in self.layout.magnifications:
+            self._stack(magnification).close()
         for name, (dtype, width) in _COLUMNS.items():
             values = np.asarray(self._columns.get(name, []), dtype=dtype)
             self.file.create_dataset(name, data=values.reshape((self.n, width) if width else (self.n,)))
+        dataset(self.file, "qc").attrs["columns"] = list(QC_COLUMNS)
         self.file.attrs["n_tiles"] = self.n
         self.file.flush()
         self.file.attrs["complete"] = True
@@ -107,11 +133,25 @@ class TileWriter:
 
 _COLUMNS = {
     "coords": (np.int64, 2),
+    "size": (np.int32, 2),
     "grid": (np.int32, 2),
     "tissue_fraction": (np.float32, 0),
     "flags": (np.uint16, 0),
     "label": (np.int16, 0),
+    "qc": (np.float32, len(QC_COLUMNS)),
 }
+
+
+def _values(tile: TileRow, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "coords": (tile.x, tile.y),
+        "size": size,
+        "grid": (tile.row, tile.column),
+        "tissue_fraction": tile.tissue_fraction,
+        "flags": tile.flags,
+        "label": tile.label,
+        "qc": tuple(tile.quality) or (np.nan,) * len(QC_COLUMNS),
+    }
 
 
 @contextmanager
@@ -128,46 +168,24 @@ def writing(
     """
     with publishing(path) as temporary, h5py.File(temporary, "w", libver="latest", locking=False) as file:
         file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
-        file.attrs.update(_storable(attributes))
+        file.attrs.update({"unit": layout.unit} | _storable(attributes))
         file.attrs["magnifications"] = [name_of(m) for m in layout.magnifications]
-        for position, magnification in enumerate(layout.magnifications):
-            _make_group(file, magnification, layout.tile_px[magnification], jpeg=position == 0)
+        for magnification in layout.magnifications:
+            file.create_group(f"mag/{name_of(magnification)}").attrs.update(
+                {
+                    "magnification": magnification,
+                    "mpp": mpp_of(magnification),
+                    "tile_px": layout.tile_px.get(magnification, 0),
+                }
+            )
         writer = TileWriter(file, layout)
         yield writer
         writer.close()
-        _dataset(file, "coords").attrs.update(_storable(coords_attributes or {}))
-
-
-def _make_group(file: h5py.File, magnification: float, edge: int, *, jpeg: bool) -> None:
-    group = file.create_group(f"mag/{name_of(magnification)}")
-    group.attrs.update({"magnification": magnification, "mpp": mpp_of(magnification), "tile_px": edge})
-    if jpeg:
-        group.create_dataset("jpeg", (0,), np.uint8, maxshape=(None,), chunks=(1 << 18,))
-        group.create_dataset("offsets", data=np.zeros(1, np.int64), maxshape=(None,), chunks=(1 << 12,))
-    else:
-        group.create_dataset(
-            "imgs", (0, edge, edge, 3), np.uint8, maxshape=(None, edge, edge, 3), chunks=(1, edge, edge, 3)
-        )
-
-
-def _values(tile: TileRow) -> dict[str, Any]:
-    return {
-        "coords": (tile.x, tile.y),
-        "grid": (tile.row, tile.column),
-        "tissue_fraction": tile.tissue_fraction,
-        "flags": tile.flags,
-        "label": tile.label,
-    }
+        dataset(file, "coords").attrs.update(_storable(coords_attributes or {}))
 
 
 def _storable(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: "None" if value is None else value for name, value in attributes.items()}
-
-
-def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
-    found = parent[name]
-    assert isinstance(found, h5py.Dataset), name
-    return found
 
 
 class TileFile:
@@ -202,7 +220,7 @@ class TileFile:
             )
         if not found.get("complete"):
             raise UserError(f"{self.path} is not complete (its writer was stopped); delete it and rerun")
-        if len(_dataset(self._file, "coords")) != self.n:
+        if len(dataset(self._file, "coords")) != self.n:
             raise UserError(f"{self.path} says {self.n} tiles but holds another number; delete it and rerun")
 
     def __enter__(self) -> "TileFile":
@@ -231,12 +249,36 @@ class TileFile:
         """Stored magnifications, highest first."""
         return [float(str(name).removesuffix("x")) for name in self.attributes["magnifications"]]
 
+    @property
+    def unit(self) -> str:
+        """`tile` or `section`."""
+        return str(self.attributes.get("unit", "tile"))
+
+    @property
+    def icc(self) -> str:
+        """What was done with the slide's colour profile: `absent`, `kept` or `srgb`."""
+        found = str(self.attributes.get("icc", "absent"))
+        return {"present": "kept", "None": "absent"}.get(found, found)  # version 1 said whether there was one
+
     def column(self, name: str) -> np.ndarray:
-        """A per-tile column: coords, grid, tissue_fraction, flags or label."""
-        return np.asarray(_dataset(self._file, name)[()])
+        """A per-tile column: coords, size, grid, tissue_fraction, flags, label or qc."""
+        if name in self._file or name not in ("size", "qc"):
+            return np.asarray(dataset(self._file, name)[()])
+        if name == "size":
+            return np.full((self.n, 2), self.tile_px(self.magnifications[0]), np.int32)
+        return np.full((self.n, len(QC_COLUMNS)), np.nan, np.float32)
+
+    def boxes(self) -> np.ndarray:
+        """Where the tiles lie: level-0 x0, y0, x1, y1, (N, 4) float64."""
+        found, edge = self.attributes, self.tile_px(self.magnifications[0])
+        ratio = found.get("ratio")
+        if ratio is None and "field_um_x" in found:
+            ratio = [found[f"field_um_{axis}"] / found[f"mpp_{axis}"] / edge for axis in "xy"]
+        coords = self.column("coords").astype(float)
+        return np.hstack([coords, coords + self.column("size") * np.asarray(1.0 if ratio is None else ratio)])
 
     def tile_px(self, magnification: float) -> int:
-        """Edge of a tile in pixels at a magnification."""
+        """Edge of a tile in pixels at a magnification; 0 in a file of sections."""
         attributes: dict[str, Any] = dict(self._group(magnification).attrs)
         return int(attributes["tile_px"])
 
@@ -246,22 +288,17 @@ class TileFile:
 
     def jpegs(self, magnification: float) -> list[bytes]:
         """All tiles of a JPEG magnification, still encoded."""
-        group = self._group(magnification)
-        offsets, blob = _dataset(group, "offsets")[()], _dataset(group, "jpeg")[()]
-        return [blob[a:b].tobytes() for a, b in pairwise(offsets)]
+        return read_jpegs(self._group(magnification))
 
     def read(self, magnification: float, index: int) -> np.ndarray:
-        """One tile, (H, W, 3) uint8."""
-        group = self._group(magnification)
-        if "imgs" in group:
-            return np.asarray(_dataset(group, "imgs")[index])
-        first, last = _dataset(group, "offsets")[index : index + 2]
-        return decode(_dataset(group, "jpeg")[first:last].tobytes())
+        """One tile or section, (H, W, 3) uint8."""
+        return read_picture(self._group(magnification), index)
 
     def read_all(self, magnification: float) -> np.ndarray:
-        """All tiles, (N, H, W, 3) uint8."""
+        """All tiles, (N, H, W, 3) uint8; not for sections, whose sizes differ."""
+        assert self.unit == "tile", self.unit
         if not self.is_jpeg(magnification):
-            return np.asarray(_dataset(self._group(magnification), "imgs")[()])
+            return np.asarray(dataset(self._group(magnification), "imgs")[()])
         edge = self.tile_px(magnification)
         tiles = [decode(blob) for blob in self.jpegs(magnification)]
         return np.stack(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
@@ -275,8 +312,3 @@ class TileFile:
                 "add the magnification to tiles.students and rerun"
             )
         return found
-
-
-def decode(blob: bytes) -> np.ndarray:
-    """One JPEG as (H, W, 3) uint8; the decoder is strict, a damaged block raises ValueError."""
-    return simplejpeg.decode_jpeg(blob, colorspace="RGB")
