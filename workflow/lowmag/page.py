@@ -1,10 +1,13 @@
-"""The parts a page is put together from: tables, and pictures inside the page as data URIs."""
+"""The parts a page is put together from: templates, tables, and pictures inside the page as data URIs."""
 
 import base64
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jinja2
+import numpy as np
 from PIL import Image
 
 SIDE_PX = 240
@@ -31,6 +34,18 @@ class Table:
         self.rows.append([cell if isinstance(cell, Cell) else Cell(cell, style) for cell in cells])
 
 
+def render(template: str, content: dict[str, Any]) -> str:
+    """The HTML of a template of this package; text is escaped, and a name the content lacks is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("lowmag"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(content)
+
+
 def svg_uri(content: bytes) -> str:
     """An SVG picture as a data URI: as an image it can neither run a script nor fetch anything."""
     return _uri("image/svg+xml", content)
@@ -43,8 +58,17 @@ def jpeg_uri(
     with Image.open(path) as picture:
         small = picture.convert("RGB")
     small.thumbnail((widest_px, highest_px or widest_px), Image.Resampling.LANCZOS)
+    return image_uri(small, quality=quality)
+
+
+def image_uri(picture: Image.Image | np.ndarray, *, quality: int = 75) -> str:
+    """A picture as a data URI: a palette picture as PNG, with what is transparent in it, any other as JPEG."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=quality, optimize=True)
+    if image.mode == "P":
+        image.save(buffer, "PNG", optimize=True)
+        return _uri("image/png", buffer.getvalue())
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
     return _uri("image/jpeg", buffer.getvalue())
 
 

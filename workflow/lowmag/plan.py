@@ -177,9 +177,10 @@ class Plan:
         sizes = [(str(row.image), row.image.stat().st_size) for row in self._rows]
         return hashlib.sha256(_compact(sizes).encode()).hexdigest()[:16]
 
-    def template(self, name: str) -> str:
-        """Digest of a template: the fingerprint of the code sees Python alone."""
-        return hashlib.sha256((Path(__file__).parent / "templates" / name).read_bytes()).hexdigest()[:16]
+    def template(self, *names: str) -> str:
+        """Digest of a template and the parts it includes: the fingerprint of the code sees Python alone."""
+        parts = [(Path(__file__).parent / "templates" / name).read_bytes() for name in names]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
     def code(self, *modules: str) -> str:
         """Fingerprint of the code a rule runs."""

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from lowmag import __version__, provenance
 from lowmag.answer import answer
 from lowmag.bootstrap import ENOUGH_PATIENTS
@@ -18,7 +16,7 @@ from lowmag.cohort import Cohort, check_rows, check_summary, overlays, read_coho
 from lowmag.errors import UserError
 from lowmag.learning import learning_svg
 from lowmag.magnification import name_of
-from lowmag.page import jpeg_uri, svg_uri
+from lowmag.page import jpeg_uri, render, svg_uri
 from lowmag.publish import write_text
 from lowmag.result_tables import comparison_table, cost_table, score_table
 from lowmag.scores import LABELS_ONLY, has_reading, levels_of, read_table
@@ -51,15 +49,7 @@ ALTERNATIVES = {
 def write_report(results: Path, out: Path, study: Study) -> None:
     """Write the page of the results folder `results` to `out`; UserError when a needed file is missing."""
     _require(results)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lowmag"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("report.html.j2")
-    write_text(out, template.render(collect(results, study)))
+    write_text(out, render("report.html.j2", collect(results, study)))
 
 
 def _require(results: Path) -> None:

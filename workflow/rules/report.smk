@@ -87,7 +87,7 @@ rule report:
     params:
         results=subpath(output[0], parent=True),
         study=plan.study_options(),
-        template=plan.template("report.html.j2"),
+        template=plan.template("report.html.j2", "page.css", "sort.js"),
         code=plan.code("report"),
     shell:
         "lowmag report --results {params.results:q} --out {output:q} --study {params.study:q} > {log:q} 2>&1"
