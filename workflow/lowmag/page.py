@@ -62,7 +62,7 @@ def jpeg_uri(
 
 
 def image_uri(picture: Image.Image | np.ndarray, *, quality: int = 75) -> str:
-    """A picture as a data URI: a palette picture as PNG, with what is transparent in it, any other as JPEG."""
+    """A picture as a data URI: of a palette as PNG, with what is transparent in it, any other as JPEG."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     buffer = io.BytesIO()
     if image.mode == "P":
