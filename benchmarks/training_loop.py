@@ -19,8 +19,9 @@ from lowmag import train
 from lowmag.checkpoint import Checkpoint, Stop
 from lowmag.device import pick_device
 from lowmag.lesson import Job, Lesson, Task, prepare_lesson
-from lowmag.recipe import CrossEntropy, Method, StudentTraining
+from lowmag.recipe import StudentTraining
 from lowmag.store import Layout, TileRow, writing
+from lowmag.terms import CrossEntropy, Method
 from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 

@@ -10,9 +10,9 @@ import yaml
 from lowmag import config
 from lowmag.config import parse_config, parse_options
 from lowmag.errors import UserError
-from lowmag.recipe import Method
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run
+from lowmag.terms import Method
 from pydantic import BaseModel
 
 REPOSITORY = Path(__file__).parents[1]

@@ -6,9 +6,9 @@ from lowmag import losses
 from lowmag.augment import apply_colour, apply_views
 from lowmag.cam import attention, normalise_minmax
 from lowmag.config import DEFAULT_METHODS
-from lowmag.methods import TargetsBatch, combine, teacher_targets
+from lowmag.methods import StudentBatch, TargetsBatch, combine, teacher_targets
 from lowmag.models import ModelSpec, as_unit, normalise
-from lowmag.recipe import Method
+from lowmag.terms import Method
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,7 +58,7 @@ def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
 
 
 def parts_of(method: dict, student: Outputs, batch: TargetsBatch) -> dict[str, torch.Tensor]:
-    return combine(Method(**method), student.features, student.logits, student.weight, batch)
+    return combine(Method(**method), StudentBatch(student.features, student.logits, student.weight), batch)
 
 
 def test_loss_is_the_sum_of_the_weighted_parts():
@@ -189,7 +189,8 @@ def test_mean_of_the_gradients_of_single_tiles_is_that_of_the_batch():
         assert teacher.logits is not None
         batch = TargetsBatch(LABELS[rows], teacher.logits[rows], said)
         method = Method(**DEFAULT_METHODS["dipalma2021"])
-        loss = combine(method, maps, head(maps.mean((2, 3))), head.weight, batch)["loss"]
+        student = StudentBatch(maps, head(maps.mean((2, 3))), head.weight)
+        loss = combine(method, student, batch)["loss"]
         return torch.autograd.grad(loss, convolution.weight)[0]
 
     singles = torch.stack([gradient(slice(i, i + 1)) for i in range(N)]).mean(0)

@@ -15,12 +15,13 @@ from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import teacher_targets
 from lowmag.models import ModelSpec, build, load_model, prepare, save_model, weights_sha256
-from lowmag.recipe import Architecture, Method
+from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
 from lowmag.store import Layout, TileRow, writing
 from lowmag.study import TargetOptions
 from lowmag.target_file import Targets
 from lowmag.targets import write_targets
+from lowmag.terms import Method
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
 
 CPU = torch.device("cpu")

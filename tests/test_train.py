@@ -19,13 +19,14 @@ from lowmag.checkpoint import EXIT_UNFINISHED, locked
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.models import build, load_model, prepare, weights_sha256
-from lowmag.recipe import Method, StudentTraining, Training
+from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS
 from lowmag.sampling import choose_pool, epoch_order
 from lowmag.splits import read_splits
 from lowmag.store import TileFile
 from lowmag.study import TargetOptions
 from lowmag.targets import write_targets
+from lowmag.terms import Method
 from lowmag.train import Job, learning_rate
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort

@@ -89,7 +89,8 @@ def _teacher(args: argparse.Namespace) -> int:
 def _student(args: argparse.Namespace) -> int:
     from lowmag import train
     from lowmag.config import parse_options
-    from lowmag.recipe import Method, StudentTraining
+    from lowmag.recipe import StudentTraining
+    from lowmag.terms import Method
 
     method = parse_options(Method, args.method)
     options = parse_options(StudentTraining, args.options)

@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from lowmag.errors import UserError
 from lowmag.magnification import NAME_PRECISION, mpp_of, name_of
-from lowmag.recipe import Method, Students, StudentTraining, Teacher, grid_cells
+from lowmag.recipe import Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
+from lowmag.terms import Method
 
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 
@@ -136,11 +137,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _same_network(self) -> "Config":
-        compared = [name for name, method in self.methods.items() if method.features]
+        compared = [name for name, method in self.methods.items() if method.needs_same_network]
         if compared and self.teacher.model != self.students.model:
             raise ValueError(
-                f"methods {', '.join(compared)} compare feature maps, so teacher.model ({self.teacher.model})"
-                f" and students.model ({self.students.model}) must be the same network"
+                f"methods {', '.join(compared)} compare channel by channel, so teacher.model "
+                f"({self.teacher.model}) and students.model ({self.students.model}) must be the same network"
             )
         return self
 

@@ -21,10 +21,11 @@ from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import mpp_of
 from lowmag.models import ModelSpec, Network, build
 from lowmag.optimizer import Adam
-from lowmag.recipe import Method, StudentTraining, grid_cells
+from lowmag.recipe import StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
+from lowmag.terms import Method
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,8 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
     if targets is not None:
         cells = grid_cells(options, spec.network_px)
-        targets.check(index, spec, cells, network.head.in_features)
+        channels = network.head.in_features if task.method.needs_same_network else None
+        targets.check(index, spec, cells, channels)
     optimizer = Adam(network.parameters(), options.weight_decay, decoupled=options.optimizer == "adamw")
     digest = _digest(task, index, held_out, targets)
     return Lesson(task, device, digest, spec, network.train(), optimizer, pool, bank, validation, targets)
@@ -181,11 +183,12 @@ def _validation_ids(index: TileIndex, classes: Sequence[str]) -> np.ndarray:
 
 
 def _open_targets(task: Task, device: torch.device) -> Targets | None:
+    if task.unlabelled and not task.method.uses_unlabelled:
+        raise UserError(
+            f"every term of the method needs labels ({', '.join(task.method.terms)}), so unlabelled slides "
+            "do not enter it: use --unlabelled 0"
+        )
     if not task.method.needs_teacher:
-        if task.unlabelled:
-            raise UserError(
-                "the method has only cross_entropy, which unlabelled slides do not enter: use --unlabelled 0"
-            )
         return None
     if task.targets is None:
         raise UserError(

@@ -1,14 +1,15 @@
 """A method: the weighted sum of loss terms that the config names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lowmag import losses
+from lowmag import losses, terms
 from lowmag.cam import Relu, attention
-from lowmag.recipe import Attention, Method
+from lowmag.terms import Method
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,15 @@ class TargetsBatch:
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudentBatch:
+    """What a student says of a batch: `features` (N, C, h, w), `logits` (N, K); its `head_weight` (K, C)."""
+
+    features: Tensor
+    logits: Tensor
+    head_weight: Tensor
 
 
 def teacher_targets(
@@ -50,42 +60,53 @@ def teacher_targets(
     )
 
 
-def combine(
-    method: Method, student_features: Tensor, student_logits: Tensor, head_weight: Tensor, batch: TargetsBatch
-) -> dict[str, Tensor]:
+def combine(method: Method, student: StudentBatch, batch: TargetsBatch) -> dict[str, Tensor]:
     """The weighted terms of a method by name, and `loss`, their sum: float32 scalars on the device.
 
-    `student_features` (N, C, h, w), `student_logits` (N, K), `head_weight` (K, C). Terms other than
-    `cross_entropy` never read `batch.labels`, except `attention` with `classes: label`.
+    Only terms that need labels (`Term.needs_label`) read `batch.labels`.
     """
-    parts: dict[str, Tensor] = {}
-    if term := method.cross_entropy:
-        parts["cross_entropy"] = term.weight * losses.cross_entropy(student_logits, batch.labels)
-    if term := method.soft_labels:
-        teacher_logits = _known(batch.logits)
-        soft = losses.soft_labels(student_logits, teacher_logits, term.temperature)
-        parts["soft_labels"] = term.weight * soft
-    if term := method.features:
-        # maxpool+bicubic: the mean of both losses, as DiPalma et al. intend; their code runs the first alone.
-        compared = [batch.features[form] for form in term.resize.split("+")]
-        distances = [losses.features(student_features, maps, term.distance) for maps in compared]
-        parts["features"] = term.weight * torch.stack(distances).mean()
-    if term := method.attention:
-        student_maps = attention(student_features, head_weight, term.relu)
-        parts["attention"] = term.weight * losses.attention_distance(
-            student_maps,
-            batch.attention[term.relu],
-            distance=term.distance,
-            normalise=term.normalise,
-            chosen=_chosen(term, batch),
-        )
+    parts = {name: term.weight * _TERMS[name](term, student, batch) for name, term in method.terms.items()}
     return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
 
-def _chosen(term: Attention, batch: TargetsBatch) -> Tensor | None:
-    if term.classes == "all":
+def _cross_entropy(_term: terms.CrossEntropy, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    return losses.cross_entropy(student.logits, batch.labels)
+
+
+def _soft_labels(term: terms.SoftLabels, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    return losses.soft_labels(student.logits, _known(batch.logits), term.temperature)
+
+
+def _features(term: terms.Features, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    # maxpool+bicubic: the mean of both losses, as DiPalma et al. intend; their code runs the first alone.
+    compared = [batch.features[form] for form in term.forms]
+    return torch.stack([losses.features(student.features, maps, term.distance) for maps in compared]).mean()
+
+
+def _attention(term: terms.Attention, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    return losses.attention_distance(
+        attention(student.features, student.head_weight, term.relu),
+        batch.attention[term.relu],
+        distance=term.distance,
+        normalise=term.normalise,
+        chosen=_chosen(term.classes, batch),
+    )
+
+
+# A term's own loss, without its weight, by its name in a method.
+_TERMS: dict[str, Callable[[Any, StudentBatch, TargetsBatch], Tensor]] = {
+    "cross_entropy": _cross_entropy,
+    "soft_labels": _soft_labels,
+    "features": _features,
+    "attention": _attention,
+}
+
+
+def _chosen(classes: Literal["all", "label", "teacher"], batch: TargetsBatch) -> Tensor | None:
+    """The class that counts of every picture, -1 for none; None for all of them."""
+    if classes == "all":
         return None
-    return batch.labels if term.classes == "label" else _known(batch.logits).argmax(1)
+    return batch.labels if classes == "label" else _known(batch.logits).argmax(1)
 
 
 def _known(logits: Tensor | None) -> Tensor:

@@ -1,8 +1,8 @@
-"""Sections of the config about training: networks, schedules, augmentation, loss terms and methods."""
+"""Sections of the config about training: networks, schedules, augmentation."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lowmag.sections import Section
 
@@ -88,81 +88,6 @@ class Students(StudentTraining):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds: one is given twice in {self.seeds}, which would count one run as two")
         return self
-
-
-class CrossEntropy(Section):
-    weight: float = Field(default=1.0, gt=0)
-
-
-class SoftLabels(Section):
-    weight: float = Field(default=1.0, gt=0)
-    temperature: float = Field(default=1.0, gt=0, description="softmax temperature of both distributions")
-
-
-class Features(Section):
-    weight: float = Field(default=1.0, gt=0)
-    distance: Literal["mse", "l1", "rmse"] = Field(
-        default="mse", description="rmse: one root over the whole batch"
-    )
-    resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "area"] = Field(
-        default="maxpool+bicubic", description="how the teacher's map comes to the student's grid"
-    )
-
-
-class Attention(Section):
-    weight: float = Field(default=1.0, gt=0)
-    classes: Literal["all", "label", "teacher"] = Field(default="all", description="class maps compared")
-    relu: Literal["inside", "outside"] = Field(
-        default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
-    )
-    distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
-    normalise: Literal["minmax", "none"] = Field(
-        default="minmax", description="per picture, jointly over classes"
-    )
-
-
-def _allow_bare_weights(schema: dict[str, Any]) -> None:
-    for term in schema["properties"].values():
-        term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
-
-
-class Method(Section):
-    """A weighted set of loss terms; a bare number is the weight of a term with its defaults."""
-
-    model_config = ConfigDict(json_schema_extra=_allow_bare_weights)
-
-    cross_entropy: CrossEntropy | None = None
-    soft_labels: SoftLabels | None = None
-    features: Features | None = None
-    attention: Attention | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_weights(cls, terms: Any) -> Any:
-        if not isinstance(terms, dict):
-            return terms
-        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in terms.items()}
-
-    @model_validator(mode="after")
-    def _some_term(self) -> "Method":
-        if not self.terms:
-            raise ValueError("a method needs at least one loss term")
-        return self
-
-    @property
-    def terms(self) -> dict[str, Section]:
-        """The terms in use by name."""
-        return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any term compares with the teacher."""
-        return set(self.terms) != {"cross_entropy"}
-
-    @property
-    def uses_unlabelled(self) -> bool:
-        """Whether any term works without a label."""
-        return self.needs_teacher
 
 
 def grid_cells(architecture: Architecture, tile_px: int) -> int:

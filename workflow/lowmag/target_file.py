@@ -25,7 +25,7 @@ from lowmag.errors import UserError
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
-from lowmag.recipe import Method
+from lowmag.terms import ATTENTION, FEATURES, Method
 
 SCHEMA = "lowmag-targets"
 SCHEMA_VERSION = 1
@@ -49,7 +49,7 @@ class Targets:
             self.attributes = _checked_attributes(file, path)
             names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
             self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
-            arrays = {name: _mapped(path, _stored(file, name, path)) for name in _needed(method)}
+            arrays = {name: _mapped(path, _stored(file, name, path)) for name in method.reads}
         room = RESIDENT_SHARE * free_bytes(device)
         self._resident = device.type == "cuda" and sum(a.nbytes for a in arrays.values()) <= room
         self._arrays: dict[str, Any] = arrays
@@ -66,21 +66,29 @@ class Targets:
         """The model file of the teacher that said it."""
         return str(self.attributes["teacher_sha256"])
 
-    def check(self, index: TileIndex, spec: ModelSpec, cells: int, channels: int) -> None:
-        """Raise UserError when the targets are not those of these tiles, classes, magnification or maps."""
+    @property
+    def channels(self) -> int | None:
+        """Channels of the teacher's map; None when no features are read."""
+        return next((a.shape[2] for name, a in self._arrays.items() if name.startswith(FEATURES)), None)
+
+    def check(self, index: TileIndex, spec: ModelSpec, cells: int, channels: int | None) -> None:
+        """Raise UserError when the targets are not those of these tiles, classes, magnification or maps.
+
+        `channels` None: any number of them will do.
+        """
         slides = [(s.slide_id, int(n)) for s, n in zip(index.slides, index.counts, strict=True)]
         expected = {
             "classes": list(spec.classes),
             "magnification": spec.magnification,
             "grid": cells,
-            "channels": channels,
+            "channels": channels or self.channels,
             "slides and tiles": slides,
         }
         found = {
             "classes": [str(name) for name in self.attributes["classes"]],
             "magnification": float(self.attributes["magnification"]),
             "grid": int(self.attributes["grid"]),
-            "channels": next((a.shape[2] for n, a in self._arrays.items() if n[:8] == "features"), channels),
+            "channels": self.channels or channels,
             "slides and tiles": self._slides,
         }
         for name, value in expected.items():
@@ -95,9 +103,9 @@ class Targets:
         parts = {name: self._pick(array, ids, views) for name, array in self._arrays.items()}
         forms = {
             kind: {name.split("/")[1]: part for name, part in parts.items() if name.startswith(f"{kind}/")}
-            for kind in ("features", "attention")
+            for kind in (FEATURES, ATTENTION)
         }
-        return TargetsBatch(labels, parts["logits"], forms["features"], forms["attention"])
+        return TargetsBatch(labels, parts.get("logits"), forms[FEATURES], forms[ATTENTION])
 
     @property
     def index_device(self) -> torch.device:
@@ -111,15 +119,6 @@ class Targets:
         if self._device.type == "cuda":
             picked = picked.pin_memory().to(self._device, non_blocking=True)
         return picked.float()
-
-
-def _needed(method: Method) -> list[str]:
-    names = ["logits"]
-    if method.features:
-        names += [f"features/{form}" for form in method.features.resize.split("+")]
-    if method.attention:
-        names.append(f"attention/{method.attention.relu}")
-    return names
 
 
 def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:

@@ -22,10 +22,11 @@ from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
 from lowmag.meter import Meter
-from lowmag.methods import TargetsBatch, combine
+from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import as_unit, normalise, save_model
-from lowmag.recipe import CrossEntropy, Method, StudentTraining, Training
+from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS, write_metrics, write_run
+from lowmag.terms import CrossEntropy, Method
 from lowmag.validation import score, validate
 
 __all__ = ["Job", "train_student", "train_teacher"]
@@ -133,13 +134,8 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) 
     pictures = _view(lesson, plan, places, tiles)
     with autocast(lesson.device, lesson.options.precision):
         features, logits = lesson.network(pictures)
-    parts = combine(
-        lesson.task.method,
-        features.float(),
-        logits.float(),
-        lesson.network.head.weight,
-        _expected(lesson, plan, places),
-    )
+    student = StudentBatch(features.float(), logits.float(), lesson.network.head.weight)
+    parts = combine(lesson.task.method, student, _expected(lesson, plan, places))
     lesson.optimizer.zero_grad()
     parts["loss"].backward()
     clip_grad_norm_(lesson.network.parameters(), lesson.options.clip)

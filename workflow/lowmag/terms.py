@@ -1,0 +1,144 @@
+"""Sections of the config about loss terms, and what each needs: labels, and which parts of the targets."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from lowmag.sections import Section
+
+FEATURES, ATTENTION = "features", "attention"
+
+
+class Term(Section):
+    """A loss term: its weight, and what has to be there for it."""
+
+    weight: float = Field(default=1.0, gt=0)
+
+    # Adds up over the pictures of a batch, so that a batch in parts gives the same as a whole one.
+    is_mean: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Datasets of the targets file that it compares with; empty when it needs no teacher."""
+        return ()
+
+    @property
+    def needs_label(self) -> bool:
+        """Whether pictures without a label are left out."""
+        return False
+
+    @property
+    def needs_same_network(self) -> bool:
+        """Whether the channels of student and teacher must be the same ones."""
+        return False
+
+
+class CrossEntropy(Term):
+    @property
+    def needs_label(self) -> bool:
+        return True
+
+
+class SoftLabels(Term):
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature of both distributions")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return ("logits",)
+
+
+class Features(Term):
+    distance: Literal["mse", "l1", "rmse"] = Field(
+        default="mse", description="rmse: one root over the whole batch"
+    )
+    resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "area"] = Field(
+        default="maxpool+bicubic", description="how the teacher's map comes to the student's grid"
+    )
+
+    @property
+    def forms(self) -> Sequence[str]:
+        """Resized forms of the teacher's map that are compared."""
+        return self.resize.split("+")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(f"{FEATURES}/{form}" for form in self.forms)
+
+    @property
+    def needs_same_network(self) -> bool:
+        return True
+
+
+class Attention(Term):
+    classes: Literal["all", "label", "teacher"] = Field(default="all", description="class maps compared")
+    relu: Literal["inside", "outside"] = Field(
+        default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
+    )
+    distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
+    normalise: Literal["minmax", "none"] = Field(
+        default="minmax", description="per picture, jointly over classes"
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        logits = ("logits",) if self.classes == "teacher" else ()
+        return (f"{ATTENTION}/{self.relu}", *logits)
+
+    @property
+    def needs_label(self) -> bool:
+        return self.classes == "label"
+
+
+def _allow_bare_weights(schema: dict[str, Any]) -> None:
+    for term in schema["properties"].values():
+        term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
+
+
+class Method(Section):
+    """A weighted set of loss terms; a bare number is the weight of a term with its defaults."""
+
+    model_config = ConfigDict(json_schema_extra=_allow_bare_weights)
+
+    cross_entropy: CrossEntropy | None = None
+    soft_labels: SoftLabels | None = None
+    features: Features | None = None
+    attention: Attention | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_weights(cls, terms: Any) -> Any:
+        if not isinstance(terms, dict):
+            return terms
+        return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in terms.items()}
+
+    @model_validator(mode="after")
+    def _some_term(self) -> "Method":
+        if not self.terms:
+            raise ValueError("a method needs at least one loss term")
+        return self
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The terms in use by name."""
+        return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
+
+    @property
+    def reads(self) -> list[str]:
+        """Datasets of the targets file that its terms compare with, each once."""
+        return list(dict.fromkeys(name for term in self.terms.values() for name in term.reads))
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares with the teacher."""
+        return bool(self.reads)
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether any term works without a label."""
+        return any(not term.needs_label for term in self.terms.values())
+
+    @property
+    def needs_same_network(self) -> bool:
+        """Whether any term compares channel by channel."""
+        return any(term.needs_same_network for term in self.terms.values())
