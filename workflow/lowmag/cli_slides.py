@@ -14,6 +14,14 @@ def add_commands(commands) -> None:
     parser.add_argument("--sheet", action="store_true", help="write slides.csv only")
     add_options(parser, "demo")
 
+    parser = add_command(
+        commands, "pyramid", "Turn a flat TIFF, PNG or JPEG into a pyramidal TIFF.", _pyramid
+    )
+    parser.add_argument("--image", type=Path, required=True, help="the flat picture")
+    parser.add_argument("--mpp", type=float, help="its micrometres per pixel")
+    parser.add_argument("--out", type=Path, required=True, help="pyramidal TIFF to write")
+    parser.add_argument("--quality", type=int, default=90, help="JPEG quality of the tiles, 50-100")
+
     parser = add_command(commands, "inspect", "Give the verdict on one slide as JSON.", _inspect)
     parser.add_argument("--slide-id", required=True)
     parser.add_argument("--path", type=Path, required=True)
@@ -84,6 +92,12 @@ def _demo(args: argparse.Namespace) -> None:
     if not args.sheet:
         demo.write_slides(args.out, options)
     demo.write_sheet(args.out, options)
+
+
+def _pyramid(args: argparse.Namespace) -> None:
+    from lowmag import pyramid
+
+    pyramid.write_pyramid(pyramid.FlatPicture(args.image, args.mpp, args.quality), args.out)
 
 
 def _inspect(args: argparse.Namespace) -> None:
