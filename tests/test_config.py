@@ -55,6 +55,8 @@ def complaint(content: dict) -> str:
         ({"methods": {"x": {"entropy": 1}}}, "methods.x.entropy: unknown key"),
         ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
         ({"students": {"model": "resnet18"}}, "must be the same network"),
+        ({"students": {"batch_size": 6, "accumulate": 4}}, "not a whole multiple of accumulate 4"),
+        ({"students": {"accumulate": 2}}, "students.accumulate: method delamor2024: features is no mean"),
     ],
 )
 def test_bad_keys_are_named_with_what_was_found(content, expected):

@@ -23,7 +23,10 @@ EVERYTHING = {
 }
 LABEL_FREE = [
     {"soft_labels": {"weight": 1, "temperature": 4}},
-    *({"features": {"resize": resize}} for resize in ("maxpool", "bicubic", "maxpool+bicubic", "area")),
+    *(
+        {"features": {"resize": resize}}
+        for resize in ("maxpool", "bicubic", "maxpool+bicubic", "released", "area")
+    ),
     *({"features": {"distance": distance}} for distance in ("l1", "rmse")),
     *(
         {"attention": {"classes": classes, "relu": relu, "distance": distance, "normalise": normalise}}
@@ -107,6 +110,17 @@ def test_delamor2024_is_its_equation():
     )
     found = parts_of(DEFAULT_METHODS["delamor2024"], student, targets_of(teacher))
     torch.testing.assert_close(found["loss"], expected)
+
+
+def test_resize_released_is_half_of_the_loss_with_the_maxpooled_map():
+    student, teacher = Outputs(0), Outputs(1, cells=7)
+    pooled = functional.adaptive_max_pool2d(teacher.features, CELLS)
+    for distance, expected in (
+        ("mse", (student.features - pooled).square().mean() / 2),
+        ("l1", (student.features - pooled).abs().mean() / 2),
+    ):
+        method = {"features": {"resize": "released", "distance": distance}}
+        torch.testing.assert_close(parts_of(method, student, targets_of(teacher))["loss"], expected)
 
 
 @pytest.mark.parametrize("method", LABEL_FREE, ids=str)
@@ -195,6 +209,55 @@ def test_mean_of_the_gradients_of_single_tiles_is_that_of_the_batch():
 
     singles = torch.stack([gradient(slice(i, i + 1)) for i in range(N)]).mean(0)
     torch.testing.assert_close(singles, gradient(slice(0, N)), rtol=1e-4, atol=1e-6)
+
+
+def part_of(batch: TargetsBatch, rows: slice) -> TargetsBatch:
+    """Some pictures of a batch, with their share of it."""
+    n_labelled = (batch.labels >= 0).sum()
+    return TargetsBatch(
+        batch.labels[rows],
+        None if batch.logits is None else batch.logits[rows],
+        {form: maps[rows] for form, maps in batch.features.items()},
+        {relu: maps[rows] for relu, maps in batch.attention.items()},
+        share=len(batch.labels[rows]) / len(batch.labels),
+        labelled_share=(batch.labels[rows] >= 0).sum() / n_labelled,
+    )
+
+
+MEANS = [
+    {"cross_entropy": 1},
+    {"attention": {"classes": "label"}},
+    *(method for method in LABEL_FREE if Method(**method).accumulation_problem(2) is None),
+]
+
+
+@pytest.mark.parametrize("method", MEANS, ids=str)
+def test_the_parts_of_a_batch_add_up_to_it(method):
+    """Parts with two, one and no labelled pictures."""
+    student, batch = Outputs(0), targets_of(Outputs(1))
+    total = torch.zeros(())
+    for rows in (slice(0, 2), slice(2, 3), slice(3, 5)):
+        own = StudentBatch(student.features[rows], student.logits[rows], student.weight)
+        total = total + combine(Method(**method), own, part_of(batch, rows))["loss"]
+    whole = parts_of(method, student, batch)["loss"]
+    torch.testing.assert_close(total, whole)
+    for own, of_whole in zip(
+        *(
+            torch.autograd.grad(
+                loss, (student.features, student.weight), allow_unused=True, retain_graph=True
+            )
+            for loss in (total, whole)
+        ),
+        strict=True,
+    ):
+        torch.testing.assert_close(own, of_whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_root_over_the_batch_is_no_sum_of_its_parts():
+    assert "set accumulate: 1, or distance: mse" in str(
+        Method(**{"features": {"distance": "rmse"}}).accumulation_problem(2)
+    )
+    assert Method(**{"features": {"distance": "rmse"}}).accumulation_problem(1) is None
 
 
 class ForbidWaiting(TorchDispatchMode):

@@ -145,6 +145,13 @@ class Config(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _exact_accumulation(self) -> "Config":
+        for name, method in self.methods.items():
+            if problem := method.accumulation_problem(self.students.accumulate):
+                raise ValueError(f"students.accumulate: method {name}: {problem}")
+        return self
+
     def study(self, classes: Sequence[str]) -> Study:
         """The grid of runs, for a list of class names."""
         return Study(

@@ -115,6 +115,8 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
         index, job.classes, share=task.unlabelled, seed=job.seed, student=task.role == "student"
     )
     validation_ids = _validation_ids(held_out, job.classes)
+    if problem := task.method.accumulation_problem(options.accumulate):
+        raise UserError(problem)
     targets = _open_targets(task, device)
     bank = Bank(index, pool.ids, job.magnification, device, threads=job.threads)
     validation = Bank(held_out, validation_ids, job.magnification, device, threads=job.threads)

@@ -18,13 +18,16 @@ class TargetsBatch:
 
     `labels` (N,) long, -1 for none. `logits` (N, K). `features` and `attention` hold maps on the student's
     grid, (N, C, h, w) by the form they were resized in and (N, K, h, w) by where the ReLU stands. A method
-    reads only the entries its terms need.
+    reads only the entries its terms need. When the tiles are a part of a step's batch, `share` is their share
+    of its tiles and `labelled_share` that of its labelled ones: terms are scaled by it, so that they add up.
     """
 
     labels: Tensor
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+    share: float = 1.0
+    labelled_share: Tensor | float = 1.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ def combine(method: Method, student: StudentBatch, batch: TargetsBatch) -> dict[
 
     Only terms that need labels (`Term.needs_label`) read `batch.labels`.
     """
-    parts = {name: term.weight * _TERMS[name](term, student, batch) for name, term in method.terms.items()}
+    parts = {}
+    for name, term in method.terms.items():
+        share = batch.labelled_share if term.needs_label else batch.share
+        parts[name] = term.weight * share * _TERMS[name](term, student, batch)
     return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
 
@@ -78,9 +84,10 @@ def _soft_labels(term: terms.SoftLabels, student: StudentBatch, batch: TargetsBa
 
 
 def _features(term: terms.Features, student: StudentBatch, batch: TargetsBatch) -> Tensor:
-    # maxpool+bicubic: the mean of both losses, as DiPalma et al. intend; their code runs the first alone.
+    # maxpool+bicubic is the mean of both, as DiPalma et al. intend; `released` what their code computes.
     compared = [batch.features[form] for form in term.forms]
-    return torch.stack([losses.features(student.features, maps, term.distance) for maps in compared]).mean()
+    distances = [losses.features(student.features, maps, term.distance) for maps in compared]
+    return torch.stack(distances).sum() / term.divisor
 
 
 def _attention(term: terms.Attention, student: StudentBatch, batch: TargetsBatch) -> Tensor:

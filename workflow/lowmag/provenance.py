@@ -18,6 +18,7 @@ OPTIONS = {
     "weights": "initial weights",
     "epochs": "epochs",
     "batch_size": "tiles per step",
+    "accumulate": "parts a batch is passed in",
     "optimizer": "optimiser",
     "lr": "peak learning rate",
     "schedule": "learning rate",

@@ -42,6 +42,12 @@ class Architecture(Section):
 class Training(Architecture):
     epochs: int = Field(default=20, ge=1, description="passes over the training tiles")
     batch_size: int = Field(default=16, ge=1, description="tiles per step")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="equal parts that a batch is passed in, their gradients added up: the same step in less "
+        "memory (but BatchNorm, of resnet18, sees a part at a time)",
+    )
     optimizer: Literal["adam", "adamw"] = Field(
         default="adamw", description="adam adds weight decay to the gradient"
     )
@@ -51,7 +57,7 @@ class Training(Architecture):
         default="cosine", description="learning rate over the run"
     )
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
-    clip: float = Field(default=1.0, gt=0, description="largest norm of the gradient")
+    clip: float | None = Field(default=1.0, gt=0, description="largest norm of the gradient; null: any")
     balance: bool = Field(default=True, description="draw labelled tiles class-balanced")
     select: Literal["balanced_accuracy", "accuracy", "loss", "kappa", "last"] = Field(
         default="balanced_accuracy",
@@ -61,6 +67,14 @@ class Training(Architecture):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, else float32"
     )
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> "Training":
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a whole multiple of accumulate {self.accumulate}"
+            )
+        return self
 
 
 class Teacher(Training):

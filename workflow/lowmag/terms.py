@@ -1,7 +1,7 @@
 """Sections of the config about loss terms, and what each needs: labels, and which parts of the targets."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -14,9 +14,6 @@ class Term(Section):
     """A loss term: its weight, and what has to be there for it."""
 
     weight: float = Field(default=1.0, gt=0)
-
-    # Adds up over the pictures of a batch, so that a batch in parts gives the same as a whole one.
-    is_mean: ClassVar[bool] = True
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -32,6 +29,11 @@ class Term(Section):
     def needs_same_network(self) -> bool:
         """Whether the channels of student and teacher must be the same ones."""
         return False
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over pictures, so that a batch in parts gives the same as a whole one."""
+        return True
 
 
 class CrossEntropy(Term):
@@ -52,14 +54,21 @@ class Features(Term):
     distance: Literal["mse", "l1", "rmse"] = Field(
         default="mse", description="rmse: one root over the whole batch"
     )
-    resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "area"] = Field(
-        default="maxpool+bicubic", description="how the teacher's map comes to the student's grid"
+    resize: Literal["maxpool", "bicubic", "maxpool+bicubic", "released", "area"] = Field(
+        default="maxpool+bicubic",
+        description="how the teacher's map comes to the student's grid; released: half of maxpool, which is "
+        "what DiPalma's code computes for maxpool+bicubic",
     )
 
     @property
     def forms(self) -> Sequence[str]:
         """Resized forms of the teacher's map that are compared."""
-        return self.resize.split("+")
+        return ["maxpool"] if self.resize == "released" else self.resize.split("+")
+
+    @property
+    def divisor(self) -> int:
+        """What the sum over the forms is divided by: their number; the released code left one of two out."""
+        return 2 if self.resize == "released" else len(self.forms)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -68,6 +77,10 @@ class Features(Term):
     @property
     def needs_same_network(self) -> bool:
         return True
+
+    @property
+    def is_mean(self) -> bool:
+        return self.distance != "rmse"
 
 
 class Attention(Term):
@@ -142,3 +155,13 @@ class Method(Section):
     def needs_same_network(self) -> bool:
         """Whether any term compares channel by channel."""
         return any(term.needs_same_network for term in self.terms.values())
+
+    def accumulation_problem(self, parts: int) -> str | None:
+        """Why a batch cannot be passed in so many parts; None when the sum is that of the whole batch."""
+        names = [name for name, term in self.terms.items() if not term.is_mean]
+        if parts == 1 or not names:
+            return None
+        return (
+            f"{', '.join(names)} is no mean over pictures, so {parts} parts of a batch do not add up to it: "
+            "set accumulate: 1" + (", or distance: mse" if "features" in names else "")
+        )

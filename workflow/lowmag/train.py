@@ -8,7 +8,7 @@ CPU with one thread its weights are the same bit for bit.
 import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,14 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_score: tuple[float, ...] = (-math.inf, -math.inf)
     best_epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where tiles stand in the order of an epoch: their own places, and those of the batch they belong to."""
+
+    own: slice
+    batch: slice
 
 
 def _train(task: Task) -> int:
@@ -130,16 +138,28 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
 
 def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) -> Tensor:
     """One step of the optimiser; the parts of the loss, on the device."""
-    places = slice(step * len(tiles), (step + 1) * len(tiles))  # all batches are of one size
-    pictures = _view(lesson, plan, places, tiles)
+    options = lesson.options
+    batch = slice(step * len(tiles), (step + 1) * len(tiles))  # all batches are of one size
+    size = len(tiles) // options.accumulate
+    lesson.optimizer.zero_grad()
+    losses = torch.zeros(len(lesson.parts), device=lesson.device)
+    for part, some_tiles in enumerate(tiles.split(size)):
+        begin = batch.start + part * size
+        losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), some_tiles)
+    if options.clip is not None:
+        clip_grad_norm_(lesson.network.parameters(), options.clip)
+    lesson.optimizer.step(lr)
+    return losses
+
+
+def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Tensor) -> Tensor:
+    """The parts of the loss of some tiles, after their gradients were added to those there are."""
+    pictures = _view(lesson, plan, places.own, tiles)
     with autocast(lesson.device, lesson.options.precision):
         features, logits = lesson.network(pictures)
     student = StudentBatch(features.float(), logits.float(), lesson.network.head.weight)
     parts = combine(lesson.task.method, student, _expected(lesson, plan, places))
-    lesson.optimizer.zero_grad()
     parts["loss"].backward()
-    clip_grad_norm_(lesson.network.parameters(), lesson.options.clip)
-    lesson.optimizer.step(lr)
     return torch.stack([parts[name].detach() for name in lesson.parts])
 
 
@@ -160,10 +180,20 @@ def _turn(tiles: Tensor, views: Tensor) -> Tensor:
     return apply_views(tiles, views)
 
 
-def _expected(lesson: Lesson, plan: EpochPlan, places: slice) -> TargetsBatch:
+def _expected(lesson: Lesson, plan: EpochPlan, places: Places) -> TargetsBatch:
+    own, labels = places.own, plan.labels[places.own]
     if lesson.targets is None:
-        return TargetsBatch(plan.labels[places])
-    return lesson.targets.batch(plan.target_ids[places], plan.target_views[places], plan.labels[places])
+        targets = TargetsBatch(labels)
+    else:
+        targets = lesson.targets.batch(plan.target_ids[own], plan.target_views[own], labels)
+    if own == places.batch:
+        return targets
+    n_labelled, n_all_labelled = ((part >= 0).sum() for part in (labels, plan.labels[places.batch]))
+    return replace(
+        targets,
+        share=1 / lesson.options.accumulate,
+        labelled_share=n_labelled / n_all_labelled.clamp(min=1),
+    )
 
 
 def learning_rate(options: Training, step: int, n_steps: int) -> float:
