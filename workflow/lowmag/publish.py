@@ -1,12 +1,20 @@
 """Outputs that appear only when complete: temporary name, fsync, then `os.replace`."""
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from lowmag.errors import UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what only writing can meet, wherever it is raised
 
 
 @contextmanager
@@ -14,21 +22,71 @@ def publishing(path: Path | str) -> Iterator[Path]:
     """A temporary path in the folder of `path` that becomes `path` when the block ends without an error.
 
     The suffix of `path` is kept, because writers choose their format by it. On an error the temporary
-    file is removed and an existing `path` stays as it was.
+    file is removed and an existing `path` stays as it was. What a killed process left behind is written over
+    by the next one with the same `path`. Raises UserError when the folder cannot be written to or is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with _reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _temporary(path)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
-    finally:
+        with _reporting(path, FULL):
+            yield temporary
+        with _reporting(path):
+            temporary.chmod(0o666 & ~_umask())
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _reporting(path: Path, kinds: set[int] | None = None) -> Iterator[None]:
+    """Turns the system's errors (of `kinds`, or all) into a UserError that says what to do about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if kinds and error.errno not in kinds:
+            raise
+        cure = "make room there" if error.errno in FULL else "make its folder writable, or name another"
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UserError(f"{path} cannot be written: {reason}; {cure} and rerun") from error
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """An empty file beside `path`, open and locked: its descriptor and its path.
+
+    Every process of a machine takes the same name for the same `path`, so that leftovers do not pile up. The
+    lock tells a leftover from the file of a process at work, beside which another name is taken.
+    """
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    usual = path.with_name(f".{path.stem}.{machine}{path.suffix}")
+    with suppress(OSError):
+        handle = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        if _is_locked(handle, usual):
+            return handle, usual
+        os.close(handle)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    return handle, Path(name)
+
+
+def _is_locked(handle: int, path: Path) -> bool:
+    """Whether the open file at `path` is now ours, and empty."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, where nobody keeps this name
+        path.unlink(missing_ok=True)
+        return False
+    if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+        return False  # published by another process between opening and locking
+    os.truncate(handle, 0)
+    return True
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -58,7 +58,7 @@ def write_pyramid(picture: FlatPicture, out: Path) -> None:
     except pyvips.Error as error:
         raise UserError(
             f"{picture.path.name} cannot be converted, nothing was written: {_reason(error)}. "
-            "If it is damaged, copy it again from its source; if the disk is full, make room for --out"
+            "If it is damaged, copy it again from its source; if the disk is full, make room for --out and in TMPDIR"
         ) from error
     log.info("%s: %d x %d px at %g micrometres per pixel", out.name, image.width, image.height, mpp)
 
