@@ -62,7 +62,7 @@ def test_attention_equals_gradcam(network, pictures, relu):
     assert_close(closed_form(network, pictures, relu), autograd_form(network, pictures, relu))
 
 
-@pytest.mark.parametrize("normalise", [False, True], ids=["plain", "minmax"])
+@pytest.mark.parametrize("normalise", ["none", "minmax", "minmax_class", "softmax"])
 @pytest.mark.parametrize("relu", ["inside", "outside"])
 def test_gradients_of_a_loss_on_attention_equal_those_through_gradcam(network, pictures, relu, normalise):
     """Autograd differentiates Grad-CAM a second time; the closed form needs the first derivative only."""
@@ -71,7 +71,7 @@ def test_gradients_of_a_loss_on_attention_equal_those_through_gradcam(network, p
     gradients = []
     for form in (closed_form, autograd_form):
         maps = form(network, pictures, relu)
-        maps = cam.normalise_minmax(maps) if normalise else maps
+        maps = cam.normaliser(normalise, temperature=0.01)(maps)
         loss = (maps - target).square().mean((1, 2, 3)).sqrt().mean()
         gradients.append(torch.autograd.grad(loss, parameters))
     # A bias before BatchNorm has no effect, so its gradient is rounding alone: compare what is not.
@@ -146,6 +146,31 @@ def test_minmax_ignores_scale_and_offset():
     torch.testing.assert_close(
         cam.normalise_minmax(maps * 49 + 2), cam.normalise_minmax(maps), atol=1e-5, rtol=0
     )
+
+
+def test_minmax_class_stretches_every_map_by_itself():
+    maps = torch.randn(3, 4, 5, 6)
+    found = cam.normaliser("minmax_class", 1.0)(maps)
+    assert torch.equal(found.amin((2, 3)), torch.zeros(3, 4))
+    torch.testing.assert_close(found.amax((2, 3)), torch.ones(3, 4))
+    one = maps[1:2, 2:3]
+    torch.testing.assert_close(found[1:2, 2:3], cam.normalise_minmax(one))
+
+
+def test_softmax_is_a_distribution_over_classes_and_cells_of_a_picture():
+    maps = torch.randn(3, 4, 5, 6)
+    found = cam.normaliser("softmax", 2.0)(maps)
+    torch.testing.assert_close(found.sum((1, 2, 3)), torch.ones(3))
+    expected = (maps / 2).exp() / (maps / 2).exp().sum((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(cam.normaliser("softmax", 2.0)(maps + 7), found)
+
+
+def test_released_temperature_of_softmax_is_that_of_maps_without_the_one_over_cells():
+    """Grad-CAM at temperature 0.01 is CAM, HW times as large, at 0.01 HW."""
+    maps = torch.randn(3, 4, 5, 6)
+    released = cam.normaliser("softmax", 0.01)(maps / 30)
+    torch.testing.assert_close(cam.normaliser("softmax", 0.3)(maps), released)
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5, -2.0])

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -99,7 +100,7 @@ def test_bare_numbers_are_weights():
     method = Method.model_validate({"cross_entropy": 2, "soft_labels": {"temperature": 4}})
     assert {name: term.model_dump() for name, term in method.terms.items()} == {
         "cross_entropy": {"weight": 2},
-        "soft_labels": {"weight": 1, "temperature": 4},
+        "soft_labels": {"weight": 1, "temperature": 4, "softened": "both", "scaled": True},
     }
     assert method.needs_teacher
     assert not Method.model_validate({"cross_entropy": 1}).needs_teacher
@@ -217,7 +218,7 @@ def test_every_key_stands_in_the_config_file_with_a_comment(config_yaml):
 
 
 def test_every_setting_of_a_loss_term_stands_in_the_config_file(config_yaml):
-    methods = yaml.safe_load(config_yaml)["methods"]
+    methods = yaml.safe_load(config_yaml)["methods"] | methods_in_comments(config_yaml)
     shown = {
         (term, key)
         for terms in methods.values()
@@ -225,9 +226,22 @@ def test_every_setting_of_a_loss_term_stands_in_the_config_file(config_yaml):
         if isinstance(of, dict)
         for key in of
     }
-    for term in ("soft_labels", "features", "attention"):
+    for term in config.Method.model_fields:
         fields = config.Method.model_validate({term: 1}).terms[term]
-        assert {(term, key) for key in type(fields).model_fields} <= shown
+        settings = {(term, key) for key in type(fields).model_fields}
+        assert settings <= shown or term == "cross_entropy"
+
+
+def methods_in_comments(text: str) -> dict[str, Any]:
+    """Methods that stand in a comment of one line below `methods`, ready to be used without their `#`."""
+    lines = re.findall(r"^  # ([\w-]+: \{.*\})(?:  # .*)?$", text, re.MULTILINE)
+    return yaml.safe_load("\n".join(lines))
+
+
+def test_methods_in_comments_of_the_config_file_are_valid(config_yaml):
+    found = methods_in_comments(config_yaml)
+    assert len(found) == len(re.findall(r"^  # [\w-]+: \{", config_yaml, re.MULTILINE)) > 0
+    parse_config({"methods": found})
 
 
 def test_defaults_said_in_the_config_file_are_the_defaults(config_yaml):

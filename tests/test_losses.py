@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from lowmag import losses
+from lowmag import cam, losses
 from torch.nn import functional
+
+NORMALISERS = ("minmax", "minmax_class", "softmax", "none")
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -59,6 +61,31 @@ def test_soft_labels_keeps_the_size_of_the_gradient_at_high_temperature():
     difference = student.detach() - teacher
     expected = (difference - difference.mean(1, keepdim=True)) / 3 / 5
     torch.testing.assert_close(found, expected, rtol=0.01, atol=1e-4)
+
+
+def test_soft_labels_of_delamor2024_is_their_cross_entropy_less_the_teachers_entropy():
+    """mean_i sum_c -softmax(z_T / T) log softmax(z_S): no T for the student, no T^2."""
+    student, teacher = random(5, 3).requires_grad_(), random(5, 3, seed=1)
+    found = losses.soft_labels(student, teacher, 2.0, softened="teacher", scaled=False)
+    said = (teacher / 2).softmax(1)
+    released = (-said * student.log_softmax(1)).sum(1).mean()
+    entropy = -(said * said.log()).sum(1).mean()
+    torch.testing.assert_close(found, released - entropy)
+    torch.testing.assert_close(gradient_of(found, student), gradient_of(released, student))
+
+
+def test_soft_labels_are_scaled_by_the_square_of_the_temperature_or_not():
+    student, teacher = random(5, 3), random(5, 3, seed=1)
+    plain = losses.soft_labels(student, teacher, 3.0, scaled=False)
+    torch.testing.assert_close(losses.soft_labels(student, teacher, 3.0), 9 * plain)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (5, 3, 4, 4)], ids=["last", "spatial"])
+def test_softmax_regression_is_the_distance_of_logits(shape):
+    student, teacher = random(*shape), random(*shape, seed=1)
+    expected = (student - teacher).square().mean()
+    torch.testing.assert_close(losses.softmax_regression(student, teacher, "mse"), expected)
+    torch.testing.assert_close(losses.softmax_regression(student, teacher, "rmse"), expected.sqrt())
 
 
 def test_soft_labels_stays_finite_for_a_certain_teacher():
@@ -125,7 +152,9 @@ def test_area_is_the_mean_and_maxpool_the_maximum_of_a_block():
 
 def attention_distance(student, teacher, chosen=None, **options):
     paper: dict[str, Any] = {"distance": "rmse", "normalise": "minmax"}
-    return losses.attention_distance(student, teacher, chosen=chosen, **{**paper, **options})
+    given = {**paper, **options}
+    given["normalise"] = cam.normaliser(given["normalise"], temperature=0.5)
+    return losses.attention_distance(student, teacher, chosen=chosen, **given)
 
 
 def test_attention_distance_is_its_equation():
@@ -145,7 +174,7 @@ def test_attention_distance_without_normalising_sees_the_scale():
     torch.testing.assert_close(found, (2 * maps).square().mean())
 
 
-@pytest.mark.parametrize("normalise", ["minmax", "none"])
+@pytest.mark.parametrize("normalise", NORMALISERS)
 @pytest.mark.parametrize("distance", ["rmse", "mse"])
 def test_identical_attention_costs_nothing_and_has_finite_gradient(distance, normalise):
     student = random(3, 4, 5, 5).relu().requires_grad_()
@@ -154,9 +183,10 @@ def test_identical_attention_costs_nothing_and_has_finite_gradient(distance, nor
     assert torch.equal(gradient_of(loss, student), torch.zeros(3, 4, 5, 5))
 
 
-def test_a_student_without_any_evidence_has_finite_loss_and_gradient():
+@pytest.mark.parametrize("normalise", NORMALISERS)
+def test_a_student_without_any_evidence_has_finite_loss_and_gradient(normalise):
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
-    loss = attention_distance(student, random(2, 3, 4, 4).relu())
+    loss = attention_distance(student, random(2, 3, 4, 4).relu(), normalise=normalise)
     assert loss.item() > 0
     assert gradient_of(loss, student).isfinite().all()
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from lowmag import losses
 from lowmag.augment import apply_colour, apply_views
-from lowmag.cam import attention, normalise_minmax
+from lowmag.cam import attention, normalise_minmax, normaliser
 from lowmag.config import DEFAULT_METHODS
 from lowmag.methods import StudentBatch, TargetsBatch, combine, teacher_targets
 from lowmag.models import ModelSpec, as_unit, normalise
+from lowmag.projectors import build_projectors
 from lowmag.terms import Method
 from torch import nn
 from torch.nn import functional
@@ -33,8 +34,9 @@ LABEL_FREE = [
         for classes in ("all", "teacher")
         for relu in ("inside", "outside")
         for distance in ("rmse", "mse")
-        for normalise in ("minmax", "none")
+        for normalise in ("minmax", "minmax_class", "softmax", "none")
     ),
+    *({"softmax_regression": {"distance": distance}} for distance in ("rmse", "mse")),
 ]
 
 
@@ -45,7 +47,8 @@ class Outputs:
         generator = torch.Generator().manual_seed(seed)
         self.features = torch.randn(N, C, cells, cells, generator=generator, requires_grad=True)
         self.weight = torch.randn(K, C, generator=generator, requires_grad=True)
-        self.logits = self.features.mean((2, 3)) @ self.weight.T
+        self.bias = torch.randn(K, generator=generator)
+        self.logits = self.features.mean((2, 3)) @ self.weight.T + self.bias
 
 
 def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
@@ -57,7 +60,8 @@ def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
             resizes=["maxpool", "bicubic", "area"],
             relus=["inside", "outside"],
         )
-    return TargetsBatch(labels, said.logits, said.features, said.attention)
+    head = (teacher.weight.detach(), teacher.bias.detach())
+    return TargetsBatch(labels, said.logits, said.features, said.attention, head)
 
 
 def parts_of(method: dict, student: Outputs, batch: TargetsBatch) -> dict[str, torch.Tensor]:
@@ -152,7 +156,7 @@ def test_attention_of_the_label_leaves_unlabelled_pictures_out():
         student_maps[known],
         batch.attention["inside"][known],
         distance="rmse",
-        normalise="minmax",
+        normalise=normaliser("minmax", 1.0),
         chosen=LABELS[known],
     )
     torch.testing.assert_close(parts_of(method, student, batch)["loss"], expected)
@@ -164,6 +168,32 @@ def test_attention_of_the_teacher_follows_its_decision():
     decided = teacher.logits.argmax(1)
     by_label = parts_of({"attention": {"classes": "label"}}, student, targets_of(teacher, decided))
     assert torch.equal(by_teacher["loss"], by_label["loss"])
+
+
+def test_softmax_regression_asks_the_teachers_head_about_the_students_map():
+    student, teacher = Outputs(0), Outputs(1)
+    said = functional.linear(student.features.mean((2, 3)), teacher.weight, teacher.bias)
+    expected = (said - teacher.logits).square().mean().sqrt()
+    found = parts_of({"softmax_regression": 1}, student, targets_of(teacher))["loss"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_softmax_regression_of_every_cell_goes_through_a_projector():
+    """Two 1x1 convolutions; the teacher's logits of a cell are the mean of those of its finer cells."""
+    student, teacher = Outputs(0), Outputs(1, cells=2 * CELLS)
+    method = Method(**{"softmax_regression": {"map": "spatial", "distance": "mse"}})
+    projectors = build_projectors(method, C, C, K)
+    own = StudentBatch(student.features, student.logits, student.weight, dict(projectors.items()))
+    found = combine(method, own, targets_of(teacher))["loss"]
+    fine = torch.einsum("nchw,kc->nkhw", teacher.features, teacher.weight) + teacher.bias.view(-1, 1, 1)
+    expected = fine.reshape(N, K, CELLS, 2, CELLS, 2).mean((3, 5))
+    first, second = projectors["softmax_regression"]
+    mixed = torch.einsum("nchw,dc->ndhw", student.features, first.weight[..., 0, 0])
+    said = torch.einsum("ndhw,kd->nkhw", mixed + first.bias.view(-1, 1, 1), second.weight[..., 0, 0])
+    torch.testing.assert_close(found, (said + second.bias.view(-1, 1, 1) - expected).square().mean())
+    for gradient in torch.autograd.grad(found, [student.features, *projectors.parameters()]):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 0
 
 
 def test_attention_reaches_features_and_head():
@@ -219,6 +249,7 @@ def part_of(batch: TargetsBatch, rows: slice) -> TargetsBatch:
         None if batch.logits is None else batch.logits[rows],
         {form: maps[rows] for form, maps in batch.features.items()},
         {relu: maps[rows] for relu, maps in batch.attention.items()},
+        batch.head,
         share=len(batch.labels[rows]) / len(batch.labels),
         labelled_share=(batch.labels[rows] >= 0).sum() / n_labelled,
     )
@@ -254,10 +285,12 @@ def test_the_parts_of_a_batch_add_up_to_it(method):
 
 
 def test_a_root_over_the_batch_is_no_sum_of_its_parts():
-    assert "set accumulate: 1, or distance: mse" in str(
+    assert "set accumulate: 1, or distance: mse for features" in str(
         Method(**{"features": {"distance": "rmse"}}).accumulation_problem(2)
     )
     assert Method(**{"features": {"distance": "rmse"}}).accumulation_problem(1) is None
+    both = Method(**{"features": {"distance": "rmse"}, "softmax_regression": 1}).accumulation_problem(2)
+    assert "features, softmax_regression is no mean" in str(both)
 
 
 class ForbidWaiting(TorchDispatchMode):

@@ -105,6 +105,17 @@ def test_cached_is_what_the_teacher_says_online(made: Made, views: list[int]) ->
     torch.testing.assert_close(cached.attention["inside"], expected.attention["inside"], rtol=1e-3, atol=1e-4)
 
 
+def test_the_teachers_head_is_stored_beside(made: Made) -> None:
+    network, _ = load_model(made.teacher)
+    method = Method.model_validate({"softmax_regression": 1})
+    batch = Targets(made.out / "2.5x.h5", method, CPU).batch(*torch.zeros(3, 4, dtype=torch.long))
+    assert batch.head is not None
+    assert torch.equal(batch.head[0], network.head.weight)
+    assert torch.equal(batch.head[1], network.head.bias)
+    plain = Targets(made.out / "2.5x.h5", Method.model_validate({"soft_labels": 1}), CPU)
+    assert plain.batch(*torch.zeros(3, 4, dtype=torch.long)).head is None
+
+
 def test_views_differ_by_more_than_a_flip_of_the_map(made: Made) -> None:
     """The stored views are worth their room: the map of a view is not the turned map of the tile."""
     targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)

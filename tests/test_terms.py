@@ -16,6 +16,8 @@ def method(**terms) -> Method:
         ({"features": {"resize": "maxpool+bicubic"}}, ["features/maxpool", "features/bicubic"]),
         ({"features": {"resize": "area"}}, ["features/area"]),
         ({"attention": {"relu": "outside"}}, ["attention/outside"]),
+        ({"softmax_regression": 1}, ["logits", "head"]),
+        ({"softmax_regression": {"map": "spatial"}}, ["features/area", "head"]),
         ({"attention": {"classes": "teacher"}, "soft_labels": 1}, ["logits", "attention/inside"]),
     ],
     ids=str,
@@ -42,4 +44,10 @@ def test_unlabelled_slides_are_used_by_terms_without_labels_alone(terms, expecte
 
 def test_only_terms_that_compare_channels_need_the_same_network():
     assert method(features=1, soft_labels=1).needs_same_network
-    assert not method(attention=1, soft_labels=1).needs_same_network
+    assert method(softmax_regression=1).needs_same_network
+    assert not method(attention=1, soft_labels=1, softmax_regression={"map": "spatial"}).needs_same_network
+
+
+def test_terms_with_a_projector_are_named():
+    assert method(softmax_regression={"map": "spatial"}, features=1).projected == ["softmax_regression"]
+    assert method(softmax_regression=1, features=1).projected == []

@@ -35,6 +35,7 @@ from torch.nn import functional
 QUICK = StudentTraining(stride=8, epochs=2, batch_size=4)
 LABELS = Method.model_validate({"cross_entropy": 1})
 EVERYTHING = Method.model_validate({"cross_entropy": 1, "soft_labels": 1, "features": 1, "attention": 1})
+PROJECTED = Method.model_validate({"cross_entropy": 1, "softmax_regression": {"map": "spatial"}})
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +54,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiles, splits = make_cohort(folder)
     job = job_of(folder, folder / "teacher", magnification=HIGH)
     assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
-    options = TargetOptions(grids={"2.5x": 2}, resizes=["maxpool", "bicubic"], attention=["inside"])
+    options = TargetOptions(grids={"2.5x": 2}, resizes=["maxpool", "bicubic", "area"], attention=["inside"])
     write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
     return folder
 
@@ -75,6 +76,11 @@ def job_of(cohort: Path, out: Path, **changes) -> Job:
 def train_distilled(job: Job, options: StudentTraining = QUICK) -> int:
     targets = job.tiles.parent / "targets" / "2.5x.h5"
     return train.train_student(job, options, EVERYTHING, targets, 50)
+
+
+def train_projected(job: Job, options: StudentTraining = QUICK) -> int:
+    targets = job.tiles.parent / "targets" / "2.5x.h5"
+    return train.train_student(job, options, PROJECTED, targets, 50)
 
 
 def train_labelled(job: Job, options: StudentTraining = QUICK) -> int:
@@ -184,6 +190,22 @@ def test_a_batch_in_parts_is_the_same_run(cohort: Path, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_a_projector_learns_and_stays_out_of_the_model_file(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
+    first = ["softmax_regression.0.weight", "softmax_regression.0.bias"]
+    first += ["softmax_regression.1.weight", "softmax_regression.1.bias"]
+    saved = []
+    for _ in range(3):
+        assert train_projected(job) == EXIT_UNFINISHED
+        saved.append(torch.load(job.state / "checkpoint.pt", weights_only=True)["state"]["projectors"])
+    assert list(saved[0]) == first
+    assert all(not torch.equal(saved[0][name], saved[2][name]) for name in first)
+    assert train_projected(replace(job, budget_minutes=float("inf"))) == 0
+    assert train_labelled(job_of(cohort, tmp_path / "plain")) == 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("run", "plain")]
+    assert list(weights[0]) == list(weights[1])
+
+
 def test_a_loss_that_is_no_sum_of_parts_is_refused(cohort: Path, tmp_path: Path) -> None:
     method = Method.model_validate({"features": {"distance": "rmse"}})
     options = QUICK.model_copy(update={"accumulate": 2})
@@ -200,7 +222,7 @@ def test_without_clipping_the_gradient_is_taken_as_it_is(cohort: Path, tmp_path:
     assert any(not torch.equal(none[name], near[name]) for name in none)
 
 
-@pytest.mark.parametrize("run", [train_distilled, train_labelled])
+@pytest.mark.parametrize("run", [train_distilled, train_labelled, train_projected])
 def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, run) -> None:
     assert run(job_of(cohort, tmp_path / "whole")) == 0
     statuses = [EXIT_UNFINISHED]

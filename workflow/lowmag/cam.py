@@ -6,12 +6,15 @@ of Zhou et al. 2016 (arXiv 1512.04150) divided by HW, and no backward pass is ne
 for its gradient. The maps here leave out the 1 / HW, so that maps of different grids have the same scale.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 Relu = Literal["inside", "outside"]
+Normalise = Literal["minmax", "minmax_class", "softmax", "none"]
 SMALLEST_RANGE = 1e-6
 
 
@@ -38,14 +41,34 @@ def attention(features: Tensor, weight: Tensor, relu: Relu) -> Tensor:
     return agreeing + class_evidence((-features).relu(), (-weight).relu())
 
 
-def normalise_minmax(maps: Tensor) -> Tensor:
-    """Maps (N, K, h, w) brought to 0..1 for each picture, jointly over its classes and cells.
+def normaliser(kind: Normalise, temperature: float) -> Callable[[Tensor], Tensor]:
+    """What brings maps (N, K, h, w) to a scale of their own; `temperature` is that of softmax.
 
-    A picture whose maps are all one value gives zeros; the divisor is at least 1e-6, which keeps value and
-    gradient finite there.
+    minmax: each picture to 0..1, jointly over its classes and cells. minmax_class: every map by itself.
+    softmax: each picture to a sum of 1 over its classes and cells, `softmax(maps / temperature)`. The code
+    released with del Amor et al. 2024 (arXiv 2401.06010) has minmax, and a softmax of temperature 0.01 on
+    maps divided by HW, which is 0.01 HW here.
     """
-    lowest, highest = maps.amin((1, 2, 3), keepdim=True), maps.amax((1, 2, 3), keepdim=True)
+    if kind == "softmax":
+        return partial(normalise_softmax, temperature=temperature)
+    if kind == "none":
+        return lambda maps: maps
+    return partial(normalise_minmax, jointly=(1, 2, 3) if kind == "minmax" else (2, 3))
+
+
+def normalise_minmax(maps: Tensor, jointly: tuple[int, ...] = (1, 2, 3)) -> Tensor:
+    """Maps (N, K, h, w) brought to 0..1 over some of their axes, by default over all but the picture's.
+
+    Where all is one value it gives zeros; the divisor is at least 1e-6, which keeps value and gradient
+    finite there.
+    """
+    lowest, highest = maps.amin(jointly, keepdim=True), maps.amax(jointly, keepdim=True)
     return (maps - lowest) / (highest - lowest).clamp(min=SMALLEST_RANGE)
+
+
+def normalise_softmax(maps: Tensor, temperature: float) -> Tensor:
+    """Maps (N, K, h, w) as one distribution per picture over its classes and cells."""
+    return (maps / temperature).flatten(1).softmax(1).view_as(maps)
 
 
 def gradcam_reference(features: Tensor, logits: Tensor, relu: Relu) -> Tensor:

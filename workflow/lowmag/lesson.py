@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lowmag.augment import draw_colour, draw_views
 from lowmag.bank import Bank
@@ -21,6 +21,7 @@ from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import mpp_of
 from lowmag.models import ModelSpec, Network, build
 from lowmag.optimizer import Adam
+from lowmag.projectors import build_projectors
 from lowmag.recipe import StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
@@ -60,13 +61,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Network, optimiser, tiles and targets of a run, on its device."""
+    """Network, projectors (of terms that learn one), optimiser, tiles and targets of a run, on its device."""
 
     task: Task
     device: torch.device
     digest: str
     spec: ModelSpec
     network: Network
+    projectors: nn.ModuleDict
     optimizer: Adam
     pool: Pool
     bank: Bank
@@ -128,9 +130,22 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
         cells = grid_cells(options, spec.network_px)
         channels = network.head.in_features if task.method.needs_same_network else None
         targets.check(index, spec, cells, channels)
-    optimizer = Adam(network.parameters(), options.weight_decay, decoupled=options.optimizer == "adamw")
-    digest = _digest(task, index, held_out, targets)
-    return Lesson(task, device, digest, spec, network.train(), optimizer, pool, bank, validation, targets)
+    # After the network, whose first weights are so the same with every method.
+    projectors = _projectors(task, network, targets).to(device)
+    trained = [*network.parameters(), *projectors.parameters()]
+    return Lesson(
+        task=task,
+        device=device,
+        digest=_digest(task, index, held_out, targets),
+        spec=spec,
+        network=network.train(),
+        projectors=projectors,
+        optimizer=Adam(trained, options.weight_decay, decoupled=options.optimizer == "adamw"),
+        pool=pool,
+        bank=bank,
+        validation=validation,
+        targets=targets,
+    )
 
 
 def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
@@ -204,6 +219,12 @@ def _open_targets(task: Task, device: torch.device) -> Targets | None:
             "or set augment.dihedral: false"
         )
     return targets
+
+
+def _projectors(task: Task, network: Network, targets: Targets | None) -> nn.ModuleDict:
+    channels = network.head.in_features
+    teacher_channels = (targets.channels if targets else None) or channels
+    return build_projectors(task.method, channels, teacher_channels, len(task.job.classes))
 
 
 def _spec(task: Task, bank: Bank, pool: Pool) -> ModelSpec:

@@ -4,13 +4,12 @@ Teacher maps come already resized to the student's grid (`resize_map`), never th
 backward pass through an interpolation, which is not deterministic on a GPU.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-from lowmag.cam import normalise_minmax
 
 NO_LABEL = -1
 Resize = Literal["maxpool", "bicubic", "area"]
@@ -25,14 +24,38 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return total / (labels != NO_LABEL).sum().clamp(min=1)
 
 
-def soft_labels(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+def soft_labels(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float,
+    *,
+    softened: Literal["both", "teacher"] = "both",
+    scaled: bool = True,
+) -> Tensor:
     """T^2 KL(softmax(z_T / T) || softmax(z_S / T)), mean over the batch; logits (N, K).
 
     Hinton et al. 2015 (arXiv 1503.02531); L_soft of DiPalma et al. 2021 (arXiv 2101.04170) with T = 1.
+    `softened` teacher leaves the student at T = 1, `scaled` false leaves T^2 out: together L_KD of del Amor
+    et al. 2024 (arXiv 2401.06010) less the teacher's entropy, which has no gradient.
     """
-    student = functional.log_softmax(student_logits.float() / temperature, 1)
+    student_temperature = temperature if softened == "both" else 1.0
+    student = functional.log_softmax(student_logits.float() / student_temperature, 1)
     teacher = functional.log_softmax(teacher_logits.float() / temperature, 1)
-    return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence if scaled else divergence
+
+
+def softmax_regression(
+    student_logits: Tensor, teacher_logits: Tensor, distance: Literal["rmse", "mse"]
+) -> Tensor:
+    """Distance of the teacher's logits from those of the student's map, mean over all elements.
+
+    L_SR of the code released with del Amor et al. 2024 (arXiv 2401.06010), with rmse; cf. Yang et al. 2021
+    (Softmax regression representation learning, ICLR).
+    `last`: logits (N, K), the student's being what the teacher's head says of the student's mean map.
+    `spatial`: logits of every cell (N, K, h, w), the student's through a projector of its own.
+    """
+    return features(student_logits, teacher_logits, distance)
 
 
 def features(student_map: Tensor, teacher_map: Tensor, distance: Literal["mse", "l1", "rmse"]) -> Tensor:
@@ -53,23 +76,21 @@ def attention_distance(
     teacher_maps: Tensor,
     *,
     distance: Literal["rmse", "mse"],
-    normalise: Literal["minmax", "none"],
+    normalise: Callable[[Tensor], Tensor],
     chosen: Tensor | None = None,
 ) -> Tensor:
     """Distance of two sets of attention maps (N, K, h, w), per picture, mean over the pictures that count.
 
     `chosen` (N,) long names the one class whose map is compared, -1 leaves the picture out; None compares all
-    classes. Choosing comes before normalising. L_AT of del Amor et al. 2024 (arXiv 2401.06010): all classes,
-    minmax, rmse, `mean_i sqrt(mean_chw (A_T - A_S)^2)`.
+    classes. Choosing comes before `normalise` (one of `cam.normaliser`). L_AT of del Amor et al. 2024
+    (arXiv 2401.06010): all classes, minmax, rmse, `mean_i sqrt(mean_chw (A_T - A_S)^2)`.
     """
     student_maps, teacher_maps = student_maps.float(), teacher_maps.float()
     counts = student_maps.new_ones(len(student_maps))
     if chosen is not None:
         counts = (chosen != NO_LABEL).float()
         student_maps, teacher_maps = _of_class(student_maps, chosen), _of_class(teacher_maps, chosen)
-    if normalise == "minmax":
-        student_maps, teacher_maps = normalise_minmax(student_maps), normalise_minmax(teacher_maps)
-    per_picture = (student_maps - teacher_maps).square().mean((1, 2, 3))
+    per_picture = (normalise(student_maps) - normalise(teacher_maps)).square().mean((1, 2, 3))
     if distance == "rmse":
         per_picture = root(per_picture)
     return (per_picture * counts).sum() / counts.sum().clamp(min=1)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from lowmag import losses, terms
-from lowmag.cam import Relu, attention
+from lowmag.cam import Relu, attention, class_evidence, normaliser
 from lowmag.terms import Method
 
 
@@ -17,26 +18,33 @@ class TargetsBatch:
     """What is known of a batch of N tiles: labels, and what the teacher said of the same views.
 
     `labels` (N,) long, -1 for none. `logits` (N, K). `features` and `attention` hold maps on the student's
-    grid, (N, C, h, w) by the form they were resized in and (N, K, h, w) by where the ReLU stands. A method
-    reads only the entries its terms need. When the tiles are a part of a step's batch, `share` is their share
-    of its tiles and `labelled_share` that of its labelled ones: terms are scaled by it, so that they add up.
+    grid, (N, C, h, w) by the form they were resized in and (N, K, h, w) by where the ReLU stands; `head` is
+    the teacher's, weight (K, C) and bias (K,). A method reads only the entries its terms need.
+
+    When the tiles are a part of a step's batch, `share` is their share of its tiles and `labelled_share` that
+    of its labelled ones: terms are scaled by it, so that they add up.
     """
 
     labels: Tensor
     logits: Tensor | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     attention: Mapping[str, Tensor] = field(default_factory=dict)
+    head: tuple[Tensor, Tensor] | None = None
     share: float = 1.0
     labelled_share: Tensor | float = 1.0
 
 
 @dataclass(frozen=True)
 class StudentBatch:
-    """What a student says of a batch: `features` (N, C, h, w), `logits` (N, K); its `head_weight` (K, C)."""
+    """What a student says of a batch: `features` (N, C, h, w), `logits` (N, K); its `head_weight` (K, C).
+
+    `projectors` by the name of the term that has one (`projectors.build_projectors`).
+    """
 
     features: Tensor
     logits: Tensor
     head_weight: Tensor
+    projectors: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 def teacher_targets(
@@ -80,7 +88,9 @@ def _cross_entropy(_term: terms.CrossEntropy, student: StudentBatch, batch: Targ
 
 
 def _soft_labels(term: terms.SoftLabels, student: StudentBatch, batch: TargetsBatch) -> Tensor:
-    return losses.soft_labels(student.logits, _known(batch.logits), term.temperature)
+    return losses.soft_labels(
+        student.logits, _known(batch.logits), term.temperature, softened=term.softened, scaled=term.scaled
+    )
 
 
 def _features(term: terms.Features, student: StudentBatch, batch: TargetsBatch) -> Tensor:
@@ -95,9 +105,21 @@ def _attention(term: terms.Attention, student: StudentBatch, batch: TargetsBatch
         attention(student.features, student.head_weight, term.relu),
         batch.attention[term.relu],
         distance=term.distance,
-        normalise=term.normalise,
+        normalise=normaliser(term.normalise, term.temperature),
         chosen=_chosen(term.classes, batch),
     )
+
+
+def _softmax_regression(term: terms.SoftmaxRegression, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    assert batch.head is not None, "the method uses the teacher's head but the batch holds none"
+    weight, bias = batch.head
+    if term.map == "last":
+        said, expected = functional.linear(student.features.mean((2, 3)), weight, bias), _known(batch.logits)
+    else:
+        # A mean of cells' logits is the logits of their mean, so the stored form serves.
+        said = student.projectors["softmax_regression"](student.features)
+        expected = class_evidence(batch.features["area"], weight) + bias.view(-1, 1, 1)
+    return losses.softmax_regression(said, expected, term.distance)
 
 
 # A term's own loss, without its weight, by its name in a method.
@@ -106,6 +128,7 @@ _TERMS: dict[str, Callable[[Any, StudentBatch, TargetsBatch], Tensor]] = {
     "soft_labels": _soft_labels,
     "features": _features,
     "attention": _attention,
+    "softmax_regression": _softmax_regression,
 }
 
 

@@ -6,6 +6,7 @@ views in the numbering of `augment`, K classes, C channels, h x h cells:
 - root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256` and
   `complete`, which is written last;
 - `slide_id`, `count`: the slides in order and the tiles of each;
+- `head/weight (K, C) float32`, `head/bias (K,) float32`: the teacher's last layer;
 - `logits (N, V, K) float32`; `features/{maxpool|bicubic|area} (N, V, C, h, h) float16`;
   `attention/{inside|outside} (N, V, K, h, h) float16`.
 
@@ -25,7 +26,7 @@ from lowmag.errors import UserError
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
-from lowmag.terms import ATTENTION, FEATURES, Method
+from lowmag.terms import ATTENTION, FEATURES, HEAD, LOGITS, Method
 
 SCHEMA = "lowmag-targets"
 SCHEMA_VERSION = 1
@@ -49,7 +50,9 @@ class Targets:
             self.attributes = _checked_attributes(file, path)
             names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
             self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
-            arrays = {name: _mapped(path, _stored(file, name, path)) for name in method.reads}
+            names = [name for name in method.reads if name != HEAD]
+            arrays = {name: _mapped(path, _stored(file, name, path)) for name in names}
+            self._head = _read_head(file, path, device) if HEAD in method.reads else None
         room = RESIDENT_SHARE * free_bytes(device)
         self._resident = device.type == "cuda" and sum(a.nbytes for a in arrays.values()) <= room
         self._arrays: dict[str, Any] = arrays
@@ -105,7 +108,7 @@ class Targets:
             kind: {name.split("/")[1]: part for name, part in parts.items() if name.startswith(f"{kind}/")}
             for kind in (FEATURES, ATTENTION)
         }
-        return TargetsBatch(labels, parts.get("logits"), forms[FEATURES], forms[ATTENTION])
+        return TargetsBatch(labels, parts.get(LOGITS), forms[FEATURES], forms[ATTENTION], self._head)
 
     @property
     def index_device(self) -> torch.device:
@@ -139,6 +142,11 @@ def _stored(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     if not isinstance(found, h5py.Dataset):
         raise UserError(f"targets {path} hold no {name}, which is asked of them; {CURE}")
     return found
+
+
+def _read_head(file: h5py.File, path: Path, device: torch.device) -> tuple[Tensor, Tensor]:
+    weight, bias = (_stored(file, f"{HEAD}/{name}", path)[()] for name in ("weight", "bias"))
+    return torch.from_numpy(weight).to(device), torch.from_numpy(bias).to(device)
 
 
 def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:

@@ -22,6 +22,7 @@ from lowmag.publish import publishing
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
+from lowmag.terms import HEAD
 
 LOG_EVERY_S = 10.0
 
@@ -52,6 +53,7 @@ def write_targets(
             for name, batches in said.items():
                 _write(files[name], start, batches, index.n)
         for name, file in files.items():
+            _store_head(file, network)
             _finish(file, name, spec, options, digest)
 
 
@@ -119,6 +121,11 @@ def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) 
         stored = file.create_dataset(name, (n, *values.shape[1:]), dtype)  # contiguous: no chunks
     assert isinstance(stored, h5py.Dataset)
     stored[start : start + len(values)] = values
+
+
+def _store_head(file: h5py.File, network: Network) -> None:
+    for name, values in network.head.state_dict().items():
+        file.create_dataset(f"{HEAD}/{name}", data=values.cpu().numpy())
 
 
 def _finish(file: h5py.File, name: str, spec: ModelSpec, options: TargetOptions, teacher_sha256: str) -> None:

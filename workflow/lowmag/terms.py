@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from lowmag.sections import Section
 
-FEATURES, ATTENTION = "features", "attention"
+LOGITS, HEAD, FEATURES, ATTENTION = "logits", "head", "features", "attention"
 
 
 class Term(Section):
@@ -31,6 +31,11 @@ class Term(Section):
         return False
 
     @property
+    def has_projector(self) -> bool:
+        """Whether the student's map goes through a projector that is learned with it."""
+        return False
+
+    @property
     def is_mean(self) -> bool:
         """Whether it is a mean over pictures, so that a batch in parts gives the same as a whole one."""
         return True
@@ -43,11 +48,15 @@ class CrossEntropy(Term):
 
 
 class SoftLabels(Term):
-    temperature: float = Field(default=1.0, gt=0, description="softmax temperature of both distributions")
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature")
+    softened: Literal["both", "teacher"] = Field(
+        default="both", description="whose logits it divides; teacher: as del Amor's code does"
+    )
+    scaled: bool = Field(default=True, description="times the square of the temperature, as Hinton 2015")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return ("logits",)
+        return (LOGITS,)
 
 
 class Features(Term):
@@ -89,18 +98,47 @@ class Attention(Term):
         default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
     )
     distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
-    normalise: Literal["minmax", "none"] = Field(
-        default="minmax", description="per picture, jointly over classes"
+    normalise: Literal["minmax", "minmax_class", "softmax", "none"] = Field(
+        default="minmax",
+        description="per picture, jointly over classes, but minmax_class: every map by itself",
     )
+    temperature: float = Field(default=1.0, gt=0, description="temperature of normalise: softmax")
 
     @property
     def reads(self) -> tuple[str, ...]:
-        logits = ("logits",) if self.classes == "teacher" else ()
+        logits = (LOGITS,) if self.classes == "teacher" else ()
         return (f"{ATTENTION}/{self.relu}", *logits)
 
     @property
     def needs_label(self) -> bool:
         return self.classes == "label"
+
+
+class SoftmaxRegression(Term):
+    map: Literal["last", "spatial"] = Field(
+        default="last",
+        description="last: the teacher's head on the student's mean map; spatial: logits of every cell, the "
+        "student's through a learned projector",
+    )
+    distance: Literal["rmse", "mse"] = Field(
+        default="rmse", description="rmse: one root over the whole batch (del Amor 2024)"
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (LOGITS, HEAD) if self.map == "last" else (f"{FEATURES}/area", HEAD)
+
+    @property
+    def needs_same_network(self) -> bool:
+        return self.map == "last"
+
+    @property
+    def has_projector(self) -> bool:
+        return self.map == "spatial"
+
+    @property
+    def is_mean(self) -> bool:
+        return self.distance == "mse"
 
 
 def _allow_bare_weights(schema: dict[str, Any]) -> None:
@@ -117,6 +155,7 @@ class Method(Section):
     soft_labels: SoftLabels | None = None
     features: Features | None = None
     attention: Attention | None = None
+    softmax_regression: SoftmaxRegression | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -156,12 +195,18 @@ class Method(Section):
         """Whether any term compares channel by channel."""
         return any(term.needs_same_network for term in self.terms.values())
 
+    @property
+    def projected(self) -> list[str]:
+        """Names of the terms with a projector."""
+        return [name for name, term in self.terms.items() if term.has_projector]
+
     def accumulation_problem(self, parts: int) -> str | None:
         """Why a batch cannot be passed in so many parts; None when the sum is that of the whole batch."""
         names = [name for name, term in self.terms.items() if not term.is_mean]
         if parts == 1 or not names:
             return None
+        roots = [name for name in names if getattr(self.terms[name], "distance", "") == "rmse"]
         return (
             f"{', '.join(names)} is no mean over pictures, so {parts} parts of a batch do not add up to it: "
-            "set accumulate: 1" + (", or distance: mse" if "features" in names else "")
+            "set accumulate: 1" + (f", or distance: mse for {', '.join(roots)}" if roots == names else "")
         )

@@ -147,7 +147,7 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) 
         begin = batch.start + part * size
         losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), some_tiles)
     if options.clip is not None:
-        clip_grad_norm_(lesson.network.parameters(), options.clip)
+        clip_grad_norm_(lesson.optimizer.parameters, options.clip)
     lesson.optimizer.step(lr)
     return losses
 
@@ -157,7 +157,9 @@ def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Tenso
     pictures = _view(lesson, plan, places.own, tiles)
     with autocast(lesson.device, lesson.options.precision):
         features, logits = lesson.network(pictures)
-    student = StudentBatch(features.float(), logits.float(), lesson.network.head.weight)
+    student = StudentBatch(
+        features.float(), logits.float(), lesson.network.head.weight, dict(lesson.projectors.items())
+    )
     parts = combine(lesson.task.method, student, _expected(lesson, plan, places))
     parts["loss"].backward()
     return torch.stack([parts[name].detach() for name in lesson.parts])
@@ -246,6 +248,7 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     if state is None:
         return progress
     lesson.network.load_state_dict(state["network"])
+    lesson.projectors.load_state_dict(state["projectors"])
     lesson.optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
     for name, value in state["progress"].items():
@@ -261,6 +264,7 @@ def _state(lesson: Lesson, progress: Progress) -> dict[str, Any]:
     kept = {name: value for name, value in vars(progress).items() if name != "bad_step"}
     return {
         "network": lesson.network.state_dict(),
+        "projectors": lesson.projectors.state_dict(),
         "optimizer": lesson.optimizer.state_dict(),
         "random": torch.get_rng_state(),
         "progress": kept,
