@@ -21,6 +21,21 @@ def test_origin_is_the_first_multiple_inside_the_bounds():
     assert make_grid((0, 0, 200, 2000), (256.0, 256.0), snap=1).columns == 0
 
 
+def test_overlapping_fields_stay_inside():
+    grid = make_grid((0, 0, 1050, 800), (256.0, 256.0), snap=4, step=(192.0, 192.0))
+    assert (grid.columns, grid.rows) == (5, 3)
+    assert grid.corner(2, 4) == (768, 384)
+    assert grid.corner(2, 4)[0] + 256 <= 1050 < grid.corner(2, 5)[0] + 256
+    fields = fields_with_tissue(grid, shapely.box(0, 0, 256, 800), 0.0)
+    assert [f.tissue_fraction for f in fields if f.row == 0] == [1.0, 0.25]
+
+
+def test_corners_are_those_of_every_field_row_by_row():
+    grid = make_grid((7, 3, 1000, 700), (131.7, 131.7), snap=1)
+    expected = [grid.corner(r, c) for r in range(grid.rows) for c in range(grid.columns)]
+    assert grid.corners().tolist() == [list(corner) for corner in expected]
+
+
 def test_fractional_step_does_not_drift():
     grid = make_grid((0, 0, 100_000, 600), (527.835, 527.835), snap=1)
     corners = [grid.corner(0, column)[0] for column in range(grid.columns)]
