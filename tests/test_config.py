@@ -7,10 +7,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 import yaml
 from lowmag import config
 from lowmag.config import parse_config, parse_options
 from lowmag.errors import UserError
+from lowmag.models import build
+from lowmag.recipe import StudentTraining
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run
 from lowmag.terms import Method
@@ -57,13 +60,58 @@ def complaint(content: dict) -> str:
         ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
         ({"students": {"model": "resnet18"}}, "must be the same network"),
         ({"students": {"batch_size": 6, "accumulate": 4}}, "not a whole multiple of accumulate 4"),
+        (
+            {"compute": {"slide": {"threads": 4}}},
+            "compute.slide.threads: a slide is read by one thread; snakemake --cores",
+        ),
         ({"students": {"accumulate": 2}}, "students.accumulate: method delamor2024: features is no mean"),
+        (
+            {"students": {"model": "resnet18", "batch_size": 1}, "teacher": {"model": "resnet18"}},
+            "students: BatchNorm of resnet18 needs more than one value per channel",
+        ),
+        (
+            {
+                "teacher": {"model": "resnet18", "batch_size": 4, "accumulate": 4},
+                "students": {"model": "resnet18"},
+            }
+            | {"tiles": {"field_um": 32, "students": [5]}},
+            "its last map at 10x is 1 x 1: raise batch_size",
+        ),
     ],
 )
 def test_bad_keys_are_named_with_what_was_found(content, expected):
     message = complaint(content)
     assert message.startswith("config is not valid:\n")
     assert expected in message
+
+
+@pytest.mark.parametrize(
+    ("students", "alone"),
+    [
+        ({"batch_size": 1}, True),
+        ({"batch_size": 2}, False),
+        ({"batch_size": 1, "stride": 16}, False),
+        ({"batch_size": 1, "input": "upsampled"}, False),
+        ({"batch_size": 1, "model": "resnet10gn"}, False),
+    ],
+)
+def test_what_the_config_says_of_one_tile_at_a_time_is_what_the_network_does(students, alone):
+    """A tile of 32 px at 0.625x: stride 32 leaves one value per channel."""
+    content = {
+        "students": {"model": "resnet18", **students},
+        "methods": {"labels-only": {"cross_entropy": 1}},
+    }
+    content["methods"] |= {"dipalma2021": None, "delamor2024": None}
+    options = StudentTraining(**content["students"])
+    px = 512 if options.input == "upsampled" else 32
+    pictures = torch.zeros(options.batch_size, 3, px, px)
+    if alone:
+        assert "BatchNorm" in complaint(content)
+        with pytest.raises(ValueError, match="more than 1 value per channel"):
+            build(options, 2).train()(pictures)
+    else:
+        parse_config(content)
+        build(options, 2).train()(pictures)
 
 
 def test_all_problems_come_in_one_message():

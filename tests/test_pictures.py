@@ -164,7 +164,7 @@ def test_tile_files_hold_the_centre_of_each_picture(sheet, tmp_path):
 
 def test_labels_outside_the_classes_are_refused(sheet, tmp_path):
     message = complaint(write_pictures, sheet, tmp_path, ["benign"], Pictures(columns=CASES), LADDER)
-    assert "labels found: 'cancer' (1 pictures); expected one of benign" in message
+    assert "row 3, column label: found 'cancer', expected one of benign; correct it" in message
     assert not list(tmp_path.glob("*.h5"))
 
 

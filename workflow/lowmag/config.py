@@ -31,8 +31,21 @@ class Job(Section):
     )
 
 
+class SlideJob(Job):
+    threads: int = Field(default=1, description="CPU threads; a slide is read by one")
+    mem_mb: int = Field(default=2000, ge=500, description="memory, megabytes")
+    runtime: int = Field(default=60, ge=1, description="time limit, minutes")
+
+    @field_validator("threads")
+    @classmethod
+    def _one(cls, threads: int) -> int:
+        if threads != 1:
+            raise ValueError("a slide is read by one thread; snakemake --cores reads several slides at once")
+        return threads
+
+
 class Compute(Section):
-    slide: Job = Job(threads=1, mem_mb=2000, runtime=60)
+    slide: SlideJob = SlideJob()
     teacher: Job = Job()
     targets: Job = Job(runtime=120)
     students: Job = Job()
@@ -127,12 +140,8 @@ class Config(Section):
             if abs(edge / max(round(edge), 1) - 1) > NAME_PRECISION:
                 name, field_um = name_of(magnification), self.tiles.field_um
                 raise ValueError(f"tiles.field_um {field_um:g} is not a whole number of pixels at {name}")
-        lowest = self.tiles.magnifications[-1]
-        if grid_cells(self.students, self.tiles.tile_px(lowest)) < 1:
-            raise ValueError(
-                f"a tile at {name_of(lowest)} is smaller than one cell of {self.students.model}: "
-                "enlarge tiles.field_um, or leave the magnification out"
-            )
+        if problem := self.size_problem():
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")
@@ -151,6 +160,28 @@ class Config(Section):
             if problem := method.accumulation_problem(self.students.accumulate):
                 raise ValueError(f"students.accumulate: method {name}: {problem}")
         return self
+
+    def size_problem(self) -> str | None:
+        """Why tiles of this size cannot be trained on, or None; for pictures once theirs is known."""
+        lowest = self.tiles.magnifications[-1]
+        if grid_cells(self.students, self.tiles.tile_px(lowest)) < 1:
+            return (
+                f"a tile at {name_of(lowest)} is smaller than one cell of {self.students.model}: "
+                "enlarge tiles.field_um, or leave the magnification out"
+            )
+        seen = self.tiles.teacher if self.students.input == "upsampled" else lowest
+        for section, training, magnification in (
+            ("teacher", self.teacher, self.tiles.teacher),
+            ("students", self.students, seen),
+        ):
+            cells = grid_cells(training, self.tiles.tile_px(magnification))
+            if cells == 1 and training.normalises_one_tile:
+                return (
+                    f"{section}: BatchNorm of {training.model} needs more than one value per channel, and "
+                    f"with one tile at a time its last map at {name_of(magnification)} is 1 x 1: "
+                    "raise batch_size, lower stride, or take resnet10gn"
+                )
+        return None
 
     def study(self, classes: Sequence[str]) -> Study:
         """The grid of runs, for a list of class names."""

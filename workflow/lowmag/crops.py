@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -49,10 +49,9 @@ def write_tile_files(
     The picture's own pixels are the teacher's magnification; lower ones are area averages of it, rounded
     once. All pictures have one size and are centre-cropped to the largest square whose edge every
     magnification divides, so the edge of a tile comes from the pictures, not from `tiles.field_um`.
-    Raises UserError for labels outside `classes`, pictures of another size or unreadable, and an mpp more
+    Labels must be in `classes`. Raises UserError for pictures of another size or unreadable, and an mpp more
     than 25 % off the teacher's.
     """
-    _require_labels(rows, classes)
     _require_scale(rows, options, tiles)
     cut = _cut(_common_size(rows), options, tiles)
     by_slide: dict[str, list[PictureRow]] = {}
@@ -96,16 +95,6 @@ def read_rgb(path: Path) -> np.ndarray:
         raise UserError(
             f"{path} cannot be decoded ({error}); replace the file or take its row out"
         ) from error
-
-
-def _require_labels(rows: Iterable[PictureRow], classes: Sequence[str]) -> None:
-    unknown = Counter(row.label for row in rows if row.label and row.label not in classes)
-    if unknown:
-        found = ", ".join(f"{label!r} ({n} pictures)" for label, n in unknown.most_common())
-        raise UserError(
-            f"labels found: {found}; expected one of {', '.join(classes)}; correct them, leave them empty "
-            "(unlabelled) or add them to classes in the config"
-        )
 
 
 def _require_scale(rows: Sequence[PictureRow], options: Pictures, tiles: Tiles) -> None:

@@ -12,6 +12,7 @@ from lowmag.sheet import (
     Problems,
     Row,
     check_columns,
+    check_labels,
     check_patients,
     id_problem,
     parse_mpp,
@@ -38,13 +39,16 @@ class PictureRow:
     mpp: float | None
 
 
-def read_pictures(images_csv: Path, options: Pictures) -> list[PictureRow]:
+def read_pictures(
+    images_csv: Path, options: Pictures, classes: Sequence[str] | None = None
+) -> list[PictureRow]:
     """The pictures of a sheet in its order.
 
     `options.columns` says which column of the sheet stands for ours, as {image: file, patient_id: case_id}.
     An empty or absent slide_id is the patient_id, an empty or absent patient_id the slide_id; a picture
     with neither is a slide and a patient of its own, named after its file. Raises one UserError naming row,
-    column, finding and cure of every problem, as `slides.read_slides` does.
+    column, finding and cure of every problem, as `slides.read_slides` does; labels outside `classes`, where
+    given, are among them.
     """
     images_csv = Path(images_csv)
     header, rows = read_header_and_rows(images_csv)
@@ -59,6 +63,8 @@ def read_pictures(images_csv: Path, options: Pictures) -> list[PictureRow]:
     numbered = list(zip((row.number for row in rows), pictures, strict=True))
     _check_files(numbered, problems)
     _check_slides(numbered, problems)
+    if classes is not None:
+        check_labels(rows, classes, problems)
     check_patients(((number, row.patient_id, row.split) for number, row in numbered), problems)
     _check_nameless(rows, pictures, problems)
     return pictures
@@ -169,4 +175,4 @@ def write_pictures(
     """Store the pictures of a sheet as tile files, `{slide_id}.h5`; see `crops.write_tile_files`."""
     from lowmag.crops import write_tile_files  # h5py and Pillow: not for a Snakefile that reads the sheet
 
-    write_tile_files(read_pictures(images_csv, options), out_dir, classes, options, tiles)
+    write_tile_files(read_pictures(images_csv, options, classes), out_dir, classes, options, tiles)

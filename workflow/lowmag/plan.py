@@ -96,7 +96,7 @@ class Plan:
     @cached_property
     def _rows(self) -> list[Any]:
         if self.from_pictures:
-            return pictures.read_pictures(Path(self.sheet), self.config.pictures)
+            return pictures.read_pictures(Path(self.sheet), self.config.pictures, self.config.classes)
         return slides.read_slides(Path(self.sheet), self.config.classes)
 
     def _with_field_of_pictures(self) -> Config:
@@ -105,7 +105,10 @@ class Plan:
 
         tiles = self.config.tiles
         field_um = picture_field_um(self._rows[0], self.config.pictures, tiles)
-        return self.config.model_copy(update={"tiles": tiles.model_copy(update={"field_um": field_um})})
+        config = self.config.model_copy(update={"tiles": tiles.model_copy(update={"field_um": field_um})})
+        if problem := config.size_problem():
+            raise UserError(problem)
+        return config
 
     @cached_property
     def study(self) -> Study:
@@ -171,6 +174,14 @@ class Plan:
         """Bytes of a slide's file, so that a replaced one reruns its stages; 0 for one yet to be drawn."""
         path = self.slides[slide].path
         return 0 if self.is_demo or not path.exists() else path.stat().st_size
+
+    def weights(self, section: str) -> str:
+        """Digest of the file of initial weights of `teacher` or `students`; empty where there is none."""
+        path = getattr(self.config, section).weights
+        if not path:
+            return ""
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def pictures(self) -> str:
         """Digest of the pictures' names and sizes, so that a replaced one is stored again."""

@@ -68,6 +68,11 @@ class Training(Architecture):
         default="auto", description="auto: bfloat16 on a GPU, else float32"
     )
 
+    @property
+    def normalises_one_tile(self) -> bool:
+        """Whether the network normalises over a batch (BatchNorm) and gets one tile at a time."""
+        return self.model == "resnet18" and self.batch_size == self.accumulate
+
     @model_validator(mode="after")
     def _equal_parts(self) -> "Training":
         if self.batch_size % self.accumulate:

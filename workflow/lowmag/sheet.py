@@ -177,6 +177,19 @@ def parse_split(row: Row, problems: Problems) -> str | None:
     return text or None
 
 
+def check_labels(rows: Iterable[Row], classes: Sequence[str], problems: Problems) -> None:
+    """Note every label that is no class."""
+    for row in rows:
+        label = row.get("label")
+        if label and label not in classes:
+            problems.add(
+                row.number,
+                "label",
+                f"found {label!r}, expected one of {', '.join(classes)}; correct it, leave it empty "
+                "(unlabelled) or add it to classes in the config",
+            )
+
+
 def check_patients(rows: Iterable[tuple[int, str, str | None]], problems: Problems) -> None:
     """Note every patient that stands in two splits; rows are (number, patient id, split or None)."""
     first: dict[str, tuple[int, str]] = {}

@@ -14,6 +14,7 @@ from lowmag.sheet import (
     Problems,
     Row,
     check_columns,
+    check_labels,
     check_patients,
     id_problem,
     parse_mpp,
@@ -124,7 +125,7 @@ def read_slides(
     _check_patient_ids(rows, problems)
     _check_paths(rows, slides, problems)
     if classes is not None:
-        _check_labels(rows, classes, problems)
+        check_labels(rows, classes, problems)
     numbered = zip(rows, slides, strict=True)
     check_patients(((row.number, slide.patient_id, slide.split) for row, slide in numbered), problems)
     if require_files:
@@ -228,18 +229,6 @@ def _check_paths(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Prob
                 row.number,
                 "path",
                 f"{row.get('path')!r} is the same file as in row {first[real]}; take one of them out",
-            )
-
-
-def _check_labels(rows: Sequence[Row], classes: Sequence[str], problems: Problems) -> None:
-    for row in rows:
-        label = row.get("label")
-        if label and label not in classes:
-            problems.add(
-                row.number,
-                "label",
-                f"found {label!r}, expected one of {', '.join(classes)}; correct it, leave it empty "
-                "(unlabelled) or add it to classes in the config",
             )
 
 

@@ -25,6 +25,7 @@ rule student:
         method=method_terms,
         targets=targets_flag,
         options=plan.student_options(),
+        weights=plan.weights("students"),
         code=plan.code("train"),
     shell:
         "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets}"

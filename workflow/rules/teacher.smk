@@ -24,6 +24,7 @@ rule teacher:
         classes=json.dumps(CLASSES),
         magnification=plan.config.tiles.teacher,
         options=plan.options("teacher"),
+        weights=plan.weights("teacher"),
         code=plan.code("train"),
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
