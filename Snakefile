@@ -18,6 +18,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/tiles.smk"
+include: "workflow/rules/qc.smk"
 include: "workflow/rules/teacher.smk"
 include: "workflow/rules/students.smk"
 include: "workflow/rules/predict.smk"
@@ -29,6 +30,7 @@ rule all:
     default_target: True
     input:
         f"{OUT}/report.html",
+        qc_page(),
     localrule: True
 
 

@@ -1,10 +1,10 @@
-"""Subcommands from predictions to the report."""
+"""Subcommands from predictions to the pages for people."""
 
 import argparse
 import json
 from pathlib import Path
 
-from lowmag.cli_parts import add_command
+from lowmag.cli_parts import add_command, add_options
 
 
 def add_commands(commands) -> None:
@@ -35,6 +35,12 @@ def add_commands(commands) -> None:
     parser.add_argument("--results", type=Path, required=True, help="folder of results")
     parser.add_argument("--study", required=True, metavar="JSON")
     parser.add_argument("--out", type=Path, required=True, help="HTML to write")
+
+    parser = add_command(commands, "qc", "Write the page about the slides of a cohort.", _qc)
+    parser.add_argument("--results", type=Path, required=True, help="folder of results")
+    parser.add_argument("--out", type=Path, required=True, help="HTML to write")
+    parser.add_argument("--key", type=Path, help="TSV to write of which number is which slide (qc.anonymise)")
+    add_options(parser, "qc")
 
     parser = add_command(commands, "schema", "Write the JSON Schema of config.yaml or slides.csv.", _schema)
     parser.add_argument("--of", choices=["config", "slides"], default="config")
@@ -70,6 +76,14 @@ def _report(args: argparse.Namespace) -> None:
     from lowmag import report
 
     report.write_report(args.results, args.out, _study(args))
+
+
+def _qc(args: argparse.Namespace) -> None:
+    from lowmag import qc
+    from lowmag.config import parse_options
+    from lowmag.sections import QC
+
+    qc.write_page(args.results, args.out, parse_options(QC, args.options), args.key)
 
 
 def _schema(args: argparse.Namespace) -> None:

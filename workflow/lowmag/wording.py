@@ -94,3 +94,18 @@ def student_name(method: str, magnification: float, unlabelled: float) -> str:
 def without_folders(text: str) -> str:
     """A message with every absolute path cut to its last part, so that no folder of a machine is told."""
     return _FOLDERS.sub("", text)
+
+
+def byte_size(n_bytes: float) -> str:
+    """Bytes in the unit that fits, by thousands: 512 B, 34 kB, 1.2 MB, 85 GB."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    step = 0
+    while n_bytes >= 999.5 and step < len(units) - 1:
+        n_bytes, step = n_bytes / 1000, step + 1
+    return f"{three_digits(n_bytes) if step else whole(n_bytes)} {units[step]}"
+
+
+def percent(share: float) -> str:
+    """A share as per cent: 0.3 %, 5.2 %, 34 %, 0 %."""
+    value = 100 * share
+    return f"{value:.1f}{THIN_SPACE}%" if 0 < value < 9.95 else f"{value:.0f}{THIN_SPACE}%"

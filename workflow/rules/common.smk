@@ -137,6 +137,10 @@ def check_table():
     return [] if plan.from_pictures else f"{OUT}/check.tsv"
 
 
+def qc_page():
+    return [] if plan.from_pictures else f"{OUT}/qc.html"
+
+
 def overlays():
     return [] if plan.from_pictures else every_slide("tissue/{slide}.png")
 

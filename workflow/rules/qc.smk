@@ -1,0 +1,42 @@
+if not plan.from_pictures:
+
+    # With qc.anonymise the key, which number is which slide, stays beside the page and is not part of it.
+    QC_KEY = [f"{OUT}/qc_key.tsv"] if plan.config.qc.anonymise else []
+
+    def key_flag(wildcards, output):
+        return f"--key {shlex.quote(str(output.key))}" if output.key else ""
+
+    rule qc:
+        input:
+            check=check_table(),
+            records=every_slide("slides/{slide}.json"),
+            outlines=every_slide("tissue/{slide}.geojson"),
+            overlays=overlays(),
+            tiles=every_tile_file(),
+        output:
+            page=report(
+                f"{OUT}/qc.html",
+                caption="../report/qc.rst",
+                category="0 Report",
+                labels={"page": "slides of the cohort"},
+            ),
+            key=QC_KEY,
+        log:
+            f"{OUT}/logs/qc.log",
+        conda:
+            "../../envs/lowmag.yaml"
+        threads: 1
+        resources:
+            mem_mb=2000,
+            runtime=60,
+        params:
+            results=subpath(output.page, parent=True),
+            key=key_flag,
+            options=plan.options("qc"),
+            template=plan.template(
+                "qc.html.j2", "page.css", "qc.css", "sort.js", "qc.js"
+            ),
+            code=plan.code("qc"),
+        shell:
+            "lowmag qc --results {params.results:q} --out {output.page:q} {params.key}"
+            " --options {params.options:q} > {log:q} 2>&1"
