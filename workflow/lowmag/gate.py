@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+MOST_BYTES_WITHOUT_TILES = 1 << 18  # of a tile file that holds none; larger ones need not be opened
+
 
 def gpu_count() -> int:
     """GPUs this machine shows: those named in `CUDA_VISIBLE_DEVICES` when set, else the NVIDIA devices."""
@@ -15,23 +17,44 @@ def gpu_count() -> int:
     return sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in Path("/dev").glob("nvidia*"))
 
 
-def exit_on_bad_slides(check: Path) -> None:
-    """End the process with status 1 after naming the slides that `check.tsv` rejects; without any, return.
+def exit_on_bad_slides(results: Path) -> None:
+    """End the process with status 1 after naming the slides rejected in a folder of results; else return.
 
     For the very end of the main process, where nothing else can set its status any more.
     """
-    message = bad_slides(check)
+    message = bad_slides(results)
     if message:
         print(message, file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(1)
 
 
-def bad_slides(check: Path) -> str:
-    """The slides that `check.tsv` rejects with reason and cure, one per line; empty if there are none."""
+def bad_slides(results: Path) -> str:
+    """The slides rejected by `check.tsv` or while they were cut, with reason and cure, one per line.
+
+    Empty if there are none, or no table.
+    """
+    check = results / "check.tsv"
     if not check.exists():
         return ""
     with check.open(encoding="utf-8", newline="") as file:
-        bad = [row for row in csv.DictReader(file, delimiter="\t") if row["verdict"] != "ok"]
+        rows = [row | _found_while_cut(results, row) for row in csv.DictReader(file, delimiter="\t")]
+    bad = [row for row in rows if row["verdict"] != "ok"]
     lines = [f"  {row['slide_id']}: {row['verdict']}: {row['reason']}; {row['cure']}" for row in bad]
     return "\n".join([f"on_bad_slide is fail, and {len(bad)} slides were rejected:", *lines]) if bad else ""
+
+
+def _found_while_cut(results: Path, row: dict[str, str]) -> dict[str, str]:
+    """Verdict, reason and cure in the tile file of a slide that the check took for good, if there is one."""
+    tiles = results / "tiles" / f"{row['slide_id']}.h5"
+    if row["verdict"] != "ok" or not tiles.is_file() or tiles.stat().st_size > MOST_BYTES_WITHOUT_TILES:
+        return {}
+    from lowmag.errors import UserError
+    from lowmag.store import TileFile  # h5py: only where there is something to look at
+
+    try:
+        with TileFile(tiles) as file:
+            found = file.attributes
+    except UserError:
+        return {}  # not ours or not complete: it will be made again
+    return {name: str(found[name]) for name in ("verdict", "reason", "cure") if name in found}

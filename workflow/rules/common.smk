@@ -66,7 +66,7 @@ def refuse_bad_slides():
         workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun
     )
     if executed and plan.config.on_bad_slide == "fail":
-        gate.exit_on_bad_slides(Path(OUT, "check.tsv"))
+        gate.exit_on_bad_slides(Path(OUT))
 
 
 # Snakemake calls no handler when there is nothing to do, and a rule that failed would lose the table.
