@@ -11,11 +11,13 @@ import openslide
 import pytest
 from lowmag import tiles, tissue
 from lowmag.errors import UserError
+from lowmag.field_reader import GREY, FieldReader
 from lowmag.grid import Field
 from lowmag.reader import open_slide
 from lowmag.record import load_record
 from lowmag.sections import Tiles, Tissue
-from lowmag.store import Layout, TileFile, decode
+from lowmag.store import FLAGS, Layout, TileFile, decode
+from lowmag.tile_attributes import coords_attributes
 from synthetic_slides import (
     REAL_SLIDES,
     noise,
@@ -54,8 +56,8 @@ def test_pictures_are_rounded_means_of_the_highest(tmp_path, magnifications):
     high = noise(96, 96, seed=3)
     layout = Layout(magnifications, {magnifications[0]: 96})
     with slide_of(write_slide(tmp_path / "a.tiff", high), (0.5, 0.5)) as source:
-        found, flags = tiles.read_pictures(source, Field(0, 0, 0, 0, 1.0), (96.0, 96.0), layout)
-    assert flags == 0
+        reader = FieldReader(source, layout, (1.0, 1.0), "derived")
+        found = reader.read(Field(0, 0, 0, 0, 1.0), (96, 96)).pictures
     assert list(found) == magnifications
     for magnification in magnifications:
         factor = round(magnifications[0] / magnification)
@@ -97,7 +99,7 @@ def test_field_of_view_is_physical(tmp_path, mpp, error):
     record = load_record(write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(300, 300), mpp)))
     with open_slide(record) as slide:
         extent = slide.extent(512, 1.0, 0.02)
-    attributes = tiles.coords_attributes(record, extent, Tiles())
+    attributes = coords_attributes(record, extent, Tiles())
     field_um = attributes["patch_size_level0"] * record.mpp[0]
     assert abs(field_um / 512 - 1) <= error
     assert extent[0] == pytest.approx(attributes["patch_size_level0"], abs=0.5)
@@ -211,9 +213,10 @@ def test_unreadable_field_is_kept_and_flagged(tmp_path, caplog):
     tiles.write_tiles(record, write_whole_outline(tmp_path, record), tmp_path / "t.h5", OPTIONS)
     with TileFile(tmp_path / "t.h5") as file:
         flags = file.column("flags")
-        assert np.flatnonzero(flags).tolist() == [13]
-        assert flags[13] == tiles.READ_ERROR
-        assert np.unique(file.read(0.625, 13)).tolist() == [tiles.GREY]
+        assert np.flatnonzero(flags & FLAGS["read_error"]).tolist() == [13]
+        assert flags[13] == FLAGS["read_error"]
+        assert np.isnan(file.column("qc")).any(axis=1).nonzero()[0].tolist() == [13]
+        assert np.unique(file.read(0.625, 13)).tolist() == [GREY]
         x, y = file.column("coords")[14]
         expected = reduced(picture[y : y + 64, x : x + 64], 16)
         np.testing.assert_array_equal(file.read(0.625, 14), expected)
@@ -231,7 +234,7 @@ def test_too_many_unreadable_fields_make_a_file_of_no_tiles_that_says_why(tmp_pa
         found = file.attributes
         assert (file.n, found["verdict"]) == (0, "unreadable")
         assert file.magnifications == MAGNIFICATIONS
-    assert found["reason"] == "2 of 121 fields cannot be read, at most 1% are tolerated"
+    assert found["reason"] == "2 of 121 fields cannot be read, 1.7% of their area; at most 1% is tolerated"
     assert "copy the file again" in found["cure"]
     (error,) = [line for line in caplog.records if line.levelno == logging.ERROR]
     assert "slide S1: 2 of 121 fields cannot be read" in error.getMessage()
