@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 
 from lowmag.errors import UserError
+from lowmag.hdf5 import publishing_hdf5
 from lowmag.magnification import factor_between, mpp_of, name_of
-from lowmag.publish import publishing
 from lowmag.stacks import (
     ArrayWriter,
     JpegWriter,
@@ -166,7 +166,7 @@ def writing(
 
     `attributes` go to the root (None is stored as the text `None`), `coords_attributes` to `coords`.
     """
-    with publishing(path) as temporary, h5py.File(temporary, "w", libver="latest", locking=False) as file:
+    with publishing_hdf5(path) as file:
         file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
         file.attrs.update({"unit": layout.unit} | _storable(attributes))
         file.attrs["magnifications"] = [name_of(m) for m in layout.magnifications]

@@ -15,10 +15,10 @@ from lowmag.augment import dihedral
 from lowmag.bank import Bank
 from lowmag.device import inference_batch, pick_device
 from lowmag.errors import UserError
+from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import TargetsBatch, teacher_targets
 from lowmag.models import ModelSpec, Network, load_model, prepare, weights_sha256
-from lowmag.publish import publishing
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
@@ -91,7 +91,7 @@ def _said(
 
 
 def _create(stack: ExitStack, path: Path, index: TileIndex) -> h5py.File:
-    file = stack.enter_context(h5py.File(stack.enter_context(publishing(path)), "w", locking=False))
+    file = stack.enter_context(publishing_hdf5(path))
     file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
     file.create_dataset("slide_id", data=[slide.slide_id.encode() for slide in index.slides])
     file.create_dataset("count", data=index.counts)
