@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lowmag import losses
+from lowmag import comparators, losses, relational
 from lowmag.augment import apply_colour, apply_views
 from lowmag.cam import attention, normalise_minmax, normaliser
 from lowmag.config import DEFAULT_METHODS
@@ -37,6 +37,12 @@ LABEL_FREE = [
         for normalise in ("minmax", "minmax_class", "softmax", "none")
     ),
     *({"softmax_regression": {"distance": distance}} for distance in ("rmse", "mse")),
+    *({"attention_transfer": {"distance": distance, "power": 3}} for distance in ("mse", "norm")),
+    {"decoupled": {"target": "teacher"}},
+    {"correlation": {"temperature": 2}},
+    {"correlation": {"gamma": 0}},
+    {"relational": {"distances": 1, "angles": 2}},
+    {"cosine": {"projector": "none"}},
 ]
 
 
@@ -65,7 +71,11 @@ def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
 
 
 def parts_of(method: dict, student: Outputs, batch: TargetsBatch) -> dict[str, torch.Tensor]:
-    return combine(Method(**method), StudentBatch(student.features, student.logits, student.weight), batch)
+    torch.manual_seed(0)
+    projectors = dict(build_projectors(Method(**method), C, C, K).items())
+    return combine(
+        Method(**method), StudentBatch(student.features, student.logits, student.weight, projectors), batch
+    )
 
 
 def test_loss_is_the_sum_of_the_weighted_parts():
@@ -196,6 +206,57 @@ def test_softmax_regression_of_every_cell_goes_through_a_projector():
         assert gradient.abs().max() > 0
 
 
+def test_decoupled_by_label_or_by_the_teachers_decision():
+    student, teacher = Outputs(0), Outputs(1)
+    options = {"alpha": 0.5, "beta": 3, "temperature": 2}
+    for by, target in (("label", LABELS), ("teacher", teacher.logits.argmax(1))):
+        parts = comparators.decoupled(student.logits, teacher.logits, target, 2.0)
+        found = parts_of({"decoupled": {**options, "target": by}}, student, targets_of(teacher))["loss"]
+        torch.testing.assert_close(found, 0.5 * parts[0] + 3 * parts[1])
+
+
+def test_parts_of_correlation_and_relations_are_weighed():
+    student, teacher = Outputs(0), Outputs(1)
+    batch = targets_of(teacher)
+    inter, intra = relational.correlation(student.logits, teacher.logits, 2.0)
+    found = parts_of({"correlation": {"beta": 2, "gamma": 3, "temperature": 2}}, student, batch)["loss"]
+    torch.testing.assert_close(found, 2 * inter + 3 * intra)
+    vectors = student.features.mean((2, 3)), teacher.features.mean((2, 3))
+    found = parts_of({"relational": {"distances": 25, "angles": 50}}, student, batch)["loss"]
+    expected = 25 * relational.distances(*vectors) + 50 * relational.angles(*vectors)
+    torch.testing.assert_close(found, expected)
+
+
+def test_cosine_of_means_and_cells_goes_through_a_linear_projector():
+    student, teacher = Outputs(0), Outputs(1)
+    method = Method(**{"cosine": {"local": 0.25}})
+    projector = build_projectors(method, C, C, K)["cosine"]
+    own = StudentBatch(student.features, student.logits, student.weight, {"cosine": projector})
+    found = combine(method, own, targets_of(teacher))["loss"]
+    weight, bias = projector.weight[..., 0, 0], projector.bias.view(-1, 1, 1)
+    cells = torch.einsum("nchw,dc->ndhw", student.features, weight) + bias
+    similar = functional.cosine_similarity
+    of_means = 1 - similar(cells.mean((2, 3)), teacher.features.mean((2, 3))).mean()
+    torch.testing.assert_close(found, of_means + 0.25 * (1 - similar(cells, teacher.features).mean()))
+    for gradient in torch.autograd.grad(found, [student.features, *projector.parameters()]):
+        assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "method",
+    [{"attention_transfer": 1}, {"relational": 1}, {"cosine": 1}, {"softmax_regression": {"map": "spatial"}}],
+)
+def test_a_teacher_of_other_channels_will_do(method):
+    student, teacher = Outputs(0), Outputs(1)
+    wide = torch.cat([teacher.features, teacher.features.flip(1)], 1)
+    head = torch.cat([teacher.weight, teacher.weight], 1)
+    batch = TargetsBatch(LABELS, teacher.logits, {"area": wide}, head=(head, teacher.bias))
+    projectors = dict(build_projectors(Method(**method), C, 2 * C, K).items())
+    own = StudentBatch(student.features, student.logits, student.weight, projectors)
+    assert not Method(**method).needs_same_network
+    assert combine(Method(**method), own, batch)["loss"].isfinite()
+
+
 def test_attention_reaches_features_and_head():
     student = Outputs(0)
     loss = parts_of({"attention": 1}, student, targets_of(Outputs(1)))["loss"]
@@ -258,6 +319,7 @@ def part_of(batch: TargetsBatch, rows: slice) -> TargetsBatch:
 MEANS = [
     {"cross_entropy": 1},
     {"attention": {"classes": "label"}},
+    {"decoupled": {"target": "label"}},
     *(method for method in LABEL_FREE if Method(**method).accumulation_problem(2) is None),
 ]
 
@@ -322,9 +384,11 @@ def test_a_step_never_waits_for_the_device():
     )
     with ForbidWaiting():
         normalise(apply_colour(as_unit(apply_views(tiles, views)), torch.ones(N, 6)), spec)
-        for method in (EVERYTHING, {"attention": {"classes": "label"}}, *DEFAULT_METHODS.values()):
+        for method in (EVERYTHING, *LABEL_FREE, *MEANS, *DEFAULT_METHODS.values(), {"cosine": 1}):
             loss = parts_of(method, student, batch)["loss"]
-            torch.autograd.grad(loss, student.features, retain_graph=True)
+            torch.autograd.grad(
+                loss, (student.features, student.weight), retain_graph=True, allow_unused=True
+            )
 
 
 @pytest.mark.parametrize(

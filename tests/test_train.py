@@ -190,6 +190,35 @@ def test_a_batch_in_parts_is_the_same_run(cohort: Path, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"soft_labels": {"temperature": 4}, "cross_entropy": 0.1},
+        {"softmax_regression": 1},
+        {"attention_transfer": 1000},
+        {"decoupled": 1},
+        {"decoupled": {"target": "teacher"}},
+        {"correlation": 2},
+        {"relational": 25},
+        {"cosine": 1},
+    ],
+    ids=str,
+)
+def test_every_term_trains(cohort: Path, tmp_path: Path, terms: dict) -> None:
+    """One step, with unlabelled tiles wherever the method takes them: weights move and stay finite."""
+    method = Method.model_validate(terms)
+    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
+    share = 100 if method.uses_unlabelled else 0
+    targets = cohort / "targets" / "2.5x.h5"
+    assert train.train_student(job, QUICK, method, targets, share) == EXIT_UNFINISHED
+    state = torch.load(job.state / "checkpoint.pt", weights_only=True)["state"]
+    assert state["progress"]["step"] == 1
+    assert state["progress"]["totals"].isfinite().all()
+    assert state["progress"]["totals"][0] > 0
+    assert all(value.isfinite().all() for value in state["network"].values())
+    assert all(mean.abs().max() > 0 for mean in state["optimizer"]["means"][:3]), "the first layers learn"
+
+
 def test_a_projector_learns_and_stays_out_of_the_model_file(cohort: Path, tmp_path: Path) -> None:
     job = job_of(cohort, tmp_path / "run", budget_minutes=0)
     first = ["softmax_regression.0.weight", "softmax_regression.0.bias"]

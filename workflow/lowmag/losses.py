@@ -122,6 +122,12 @@ def root(square: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
 
 
+def unit(vectors: Tensor, axis: int) -> Tensor:
+    """Vectors along an axis over their length; a vector of zeros stays so, with gradient 0."""
+    length = root(vectors.square().sum(axis, keepdim=True))
+    return torch.where(length > 0, vectors / torch.where(length > 0, length, 1.0), 0.0)
+
+
 def _of_class(maps: Tensor, chosen: Tensor) -> Tensor:
     index = chosen.clamp(min=0).view(-1, 1, 1, 1).expand(-1, 1, *maps.shape[2:])
     return maps.gather(1, index)

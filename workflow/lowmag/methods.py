@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lowmag import losses, terms
+from lowmag import comparators, losses, relational, terms
 from lowmag.cam import Relu, attention, class_evidence, normaliser
 from lowmag.terms import Method
 
@@ -106,7 +106,7 @@ def _attention(term: terms.Attention, student: StudentBatch, batch: TargetsBatch
         batch.attention[term.relu],
         distance=term.distance,
         normalise=normaliser(term.normalise, term.temperature),
-        chosen=_chosen(term.classes, batch),
+        chosen=None if term.classes == "all" else _chosen(term.classes, batch),
     )
 
 
@@ -122,6 +122,36 @@ def _softmax_regression(term: terms.SoftmaxRegression, student: StudentBatch, ba
     return losses.softmax_regression(said, expected, term.distance)
 
 
+def _attention_transfer(term: terms.AttentionTransfer, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    teacher_map = batch.features[term.resize]
+    return comparators.attention_transfer(student.features, teacher_map, term.power, term.distance)
+
+
+def _decoupled(term: terms.Decoupled, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    teacher_logits, target = _known(batch.logits), _chosen(term.target, batch)
+    of_target, of_others = comparators.decoupled(student.logits, teacher_logits, target, term.temperature)
+    return term.alpha * of_target + term.beta * of_others
+
+
+def _correlation(term: terms.Correlation, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    inter, intra = relational.correlation(student.logits, _known(batch.logits), term.temperature)
+    return term.beta * inter + term.gamma * intra
+
+
+def _relational(term: terms.Relational, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    vectors = student.features.mean((2, 3)), batch.features["area"].mean((2, 3))
+    return term.distances * relational.distances(*vectors) + term.angles * relational.angles(*vectors)
+
+
+def _cosine(term: terms.Cosine, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    teacher_map = batch.features["area"]
+    student_map = student.features
+    if term.has_projector:
+        student_map = student.projectors["cosine"](student_map)
+    of_means = comparators.cosine(student_map.mean((2, 3)), teacher_map.mean((2, 3)))
+    return of_means + term.local * comparators.cosine(student_map, teacher_map)
+
+
 # A term's own loss, without its weight, by its name in a method.
 _TERMS: dict[str, Callable[[Any, StudentBatch, TargetsBatch], Tensor]] = {
     "cross_entropy": _cross_entropy,
@@ -129,14 +159,17 @@ _TERMS: dict[str, Callable[[Any, StudentBatch, TargetsBatch], Tensor]] = {
     "features": _features,
     "attention": _attention,
     "softmax_regression": _softmax_regression,
+    "attention_transfer": _attention_transfer,
+    "decoupled": _decoupled,
+    "correlation": _correlation,
+    "relational": _relational,
+    "cosine": _cosine,
 }
 
 
-def _chosen(classes: Literal["all", "label", "teacher"], batch: TargetsBatch) -> Tensor | None:
-    """The class that counts of every picture, -1 for none; None for all of them."""
-    if classes == "all":
-        return None
-    return batch.labels if classes == "label" else _known(batch.logits).argmax(1)
+def _chosen(by: Literal["label", "teacher"], batch: TargetsBatch) -> Tensor:
+    """The class of every picture by its label (-1: none) or by the teacher's decision, (N,)."""
+    return batch.labels if by == "label" else _known(batch.logits).argmax(1)
 
 
 def _known(logits: Tensor | None) -> Tensor:

@@ -1,7 +1,7 @@
 """Sections of the config about loss terms, and what each needs: labels, and which parts of the targets."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -14,6 +14,17 @@ class Term(Section):
     """A loss term: its weight, and what has to be there for it."""
 
     weight: float = Field(default=1.0, gt=0)
+
+    # Settings that weigh its parts: one of them has to be above 0.
+    shares: ClassVar[tuple[str, ...]] = ()
+
+    @model_validator(mode="after")
+    def _some_share(self) -> "Term":
+        if self.shares and not any(getattr(self, name) for name in self.shares):
+            raise ValueError(
+                f"{' and '.join(self.shares)} are both 0, which leaves nothing: raise one of them"
+            )
+        return self
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -141,6 +152,89 @@ class SoftmaxRegression(Term):
         return self.distance == "mse"
 
 
+class AttentionTransfer(Term):
+    power: float = Field(default=2.0, ge=1, description="of the activations that are summed over channels")
+    distance: Literal["mse", "norm"] = Field(
+        default="mse", description="mse: released code, weight 1000; norm: equation 2, weight beta / 2"
+    )
+    resize: Literal["maxpool", "bicubic", "area"] = Field(
+        default="area", description="how the teacher's map comes to the student's grid"
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"{FEATURES}/{self.resize}",)
+
+
+class Decoupled(Term):
+    shares = ("alpha", "beta")
+
+    alpha: float = Field(default=1.0, ge=0, description="weight of target against the rest (TCKD)")
+    beta: float = Field(default=8.0, ge=0, description="weight of the other classes among themselves (NCKD)")
+    temperature: float = Field(default=4.0, gt=0, description="softmax temperature")
+    target: Literal["label", "teacher"] = Field(
+        default="label", description="what the target is; teacher: its decision, which needs no label"
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (LOGITS,)
+
+    @property
+    def needs_label(self) -> bool:
+        return self.target == "label"
+
+
+class Correlation(Term):
+    shares = ("beta", "gamma")
+
+    beta: float = Field(default=1.0, ge=0, description="weight of the classes of one picture (inter)")
+    gamma: float = Field(default=1.0, ge=0, description="weight of one class across pictures (intra)")
+    temperature: float = Field(default=1.0, gt=0, description="softmax temperature")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (LOGITS,)
+
+    @property
+    def is_mean(self) -> bool:
+        return self.gamma == 0
+
+
+class Relational(Term):
+    shares = ("distances", "angles")
+
+    distances: float = Field(default=1.0, ge=0, description="weight of the distances between pictures")
+    angles: float = Field(default=2.0, ge=0, description="weight of the angles of three pictures")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"{FEATURES}/area",)
+
+    @property
+    def is_mean(self) -> bool:
+        return False
+
+
+class Cosine(Term):
+    local: float = Field(default=0.5, ge=0, description="weight of the cells against the pictures' means")
+    projector: Literal["linear", "none"] = Field(
+        default="linear", description="learned map from the student's channels to the teacher's"
+    )
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (f"{FEATURES}/area",)
+
+    @property
+    def needs_same_network(self) -> bool:
+        return not self.has_projector
+
+    @property
+    def has_projector(self) -> bool:
+        return self.projector == "linear"
+
+
 def _allow_bare_weights(schema: dict[str, Any]) -> None:
     for term in schema["properties"].values():
         term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
@@ -156,6 +250,11 @@ class Method(Section):
     features: Features | None = None
     attention: Attention | None = None
     softmax_regression: SoftmaxRegression | None = None
+    attention_transfer: AttentionTransfer | None = None
+    decoupled: Decoupled | None = None
+    correlation: Correlation | None = None
+    relational: Relational | None = None
+    cosine: Cosine | None = None
 
     @model_validator(mode="before")
     @classmethod
