@@ -96,11 +96,11 @@ class Drawing:
 
 def mended(shape: shapely.Geometry) -> shapely.Geometry:
     """A polygon or several as they are where valid, else with what is wound round filled."""
-    if shape.is_valid:
+    if shapely.is_valid(shape):
         return shape
     shape = shapely.make_valid(shape, method="structure", keep_collapsed=False)
     # GEOS 3.14 leaves parts that overlap where an outline runs back on itself.
-    return shape if shape.is_valid else shapely.union_all(shapely.get_parts(shape))
+    return shape if shapely.is_valid(shape) else shapely.union_all(shapely.get_parts(shape))
 
 
 def parse_colour(value: Any) -> Colour | None:
