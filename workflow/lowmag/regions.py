@@ -65,7 +65,7 @@ class Drawing:
         if not shapes:
             return
         shape = mended(shapely.MultiPolygon(shapes) if len(shapes) > 1 else shapes[0])
-        if shape.area > 0:
+        if shapely.area(shape) > 0:
             self.regions.append(Region(tuple(names), colour, shape))
         else:
             self.ignored["outline without area"] += 1
