@@ -68,5 +68,5 @@ def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):
 
     monkeypatch.setattr(Slide, "read", watched)
     timings(cohort, 1)
-    assert {entry[2:] for entry in seen} == {(edge, (128, 128), False) for edge in (4, 16, 64)}
+    assert {entry[2:] for entry in seen} == {((edge, edge), (128, 128), False) for edge in (4, 16, 64)}
     assert len(seen) == 1 + 3 * 12  # the first warms up

@@ -66,7 +66,7 @@ def tile_cut(
         from lowmag.exchange import read_coords
 
         found = read_coords(coords)
-        extent = _extent_of(found, slide, options, coords)
+        extent = extent_of(found, slide, options, coords)
         fields = fields_at(found.xy, extent, tissue)
         fields = thinned(fields, slide.slide_id, options.max_per_slide)
         attributes["tiling"] = found.source
@@ -129,7 +129,7 @@ def fields_at(xy: np.ndarray, extent: tuple[float, float], tissue: shapely.Geome
     return [Field(*place, tissue_fraction=s) for place, s in zip(places, shares.tolist(), strict=True)]
 
 
-def _extent_of(found: Coords, slide: SlideRecord, options: Tiles, path: Path) -> tuple[float, float]:
+def extent_of(found: Coords, slide: SlideRecord, options: Tiles, path: Path) -> tuple[float, float]:
     """Width and height in level-0 pixels of the fields of a coordinate file; UserError for another size."""
     field_um = found.field_px * sum(slide.mpp) / 2
     if abs(field_um / options.field_um - 1) > options.mpp_tolerance + 1e-9:

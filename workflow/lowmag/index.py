@@ -15,9 +15,9 @@ import numpy as np
 
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
-from lowmag.store import TileFile
+from lowmag.store import FLAGS, NO_LABEL, TileFile
 
-BAD_TILE = 1  # bit of the flags column
+BAD_TILE = FLAGS["read_error"]  # the only flag that keeps a tile from training
 
 
 class Slide(Protocol):
@@ -77,18 +77,20 @@ class TileIndex:
 def index_tiles(folder: Path, slides: Sequence[Slide], classes: Sequence[str]) -> TileIndex:
     """The tiles of `slides` in their order; a tile's own label goes before its slide's.
 
-    Raises UserError for a missing or incomplete file, a label that is not among `classes`, or tiles of
-    different sizes.
+    Raises UserError for a missing or incomplete file, a label that is not among `classes`, sections, or
+    tiles that were made in different ways.
     """
     columns = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)], [np.zeros((0, 2), np.int64)]
     digest = hashlib.sha256()
     counts: list[int] = []
     tile_px: dict[float, int] = {}
+    made = _Made()
     for slide in slides:
         with TileFile(folder / f"{slide.slide_id}.h5") as file:
             stored = [file.column(name) for name in ("label", "flags", "coords")]
             attributes = {k: str(v) for k, v in file.attributes.items()}
             found_px = {m: file.tile_px(m) for m in file.magnifications}
+            made.check(file)
         tile_px = tile_px or found_px
         _check_sizes(found_px, tile_px, slide, slides[0])
         counts.append(len(stored[1]))
@@ -125,7 +127,34 @@ def _labels(stored: np.ndarray, slide: Slide, classes: Sequence[str]) -> np.ndar
             "classes; delete the tile file and rerun"
         )
     of_slide = list(classes).index(slide.label) if slide.label else -1
-    return np.where(stored >= 0, stored, of_slide)
+    return np.where(stored >= 0, stored, np.where(stored == NO_LABEL, -1, of_slide))
+
+
+class _Made:
+    """How the tiles of a cohort were made: what must be the same of every file, and who said so first."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, tuple[str, str]] = {}
+
+    def check(self, file: TileFile) -> None:
+        """Raise UserError for a file that does not go with those before it."""
+        if file.unit != "tile":
+            raise UserError(
+                f"{file.path} holds {file.unit}s; training takes tiles only: set tiles.unit: tile and rerun"
+            )
+        found = file.attributes
+        of_file = {
+            "tiles.lowres": str(found.get("lowres_source", "derived")),
+            "tiles.icc": "" if file.icc == "absent" else file.icc,  # nothing to keep or convert
+            "tiles.field_um": f"{found['field_um']:g}" if "field_um" in found else "",
+        }
+        for option, value in of_file.items():
+            slide, expected = self._first.setdefault(option, (file.slide_id, value)) if value else ("", "")
+            if value != expected:
+                raise UserError(
+                    f"tiles of {file.slide_id} were made with {option} {value}, those of {slide} with "
+                    f"{expected}; the two are not to be mixed: delete the older tile files and rerun"
+                )
 
 
 def _check_sizes(found: dict[float, int], expected: dict[float, int], slide: Slide, first: Slide) -> None:

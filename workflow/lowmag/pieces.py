@@ -56,9 +56,9 @@ def section_cut(source: Slide, slide: SlideRecord, tissue: shapely.Geometry, opt
 def _bounding_boxes(tissue: shapely.Geometry, scanned: tuple[int, int, int, int]) -> np.ndarray:
     """Bounding boxes (n, 4) of the pieces within the scan, from top to bottom."""
     x, y, width, height = scanned
-    frame = shapely.box(x, y, x + width, y + height)
-    if not shapely.box(*shapely.bounds(tissue)).within(frame):
-        tissue = shapely.intersection(tissue, frame)
+    left, top, right, bottom = shapely.bounds(tissue)
+    if left < x or top < y or right > x + width or bottom > y + height:
+        tissue = shapely.intersection(tissue, shapely.box(x, y, x + width, y + height))
     pieces = shapely.get_parts(tissue)
     boxes = shapely.bounds(pieces[shapely.area(pieces) > 0])
     return boxes[np.lexsort((boxes[:, 0], boxes[:, 1]))]

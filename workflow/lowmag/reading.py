@@ -3,15 +3,20 @@
 import csv
 import io
 import logging
+import math
 import time
 from pathlib import Path
 
+import numpy as np
+
+from lowmag.magnification import factor_between
 from lowmag.publish import write_text
 from lowmag.reader import open_slide
-from lowmag.record import load_record, require_same_file
+from lowmag.record import SlideRecord, load_record, require_same_file
 from lowmag.store import TileFile
 
 COLUMNS = ("slide_id", "magnification", "n_tiles", "mm2", "seconds")
+WHOLE = 1e-6  # level-0 pixels: what dividing micrometres leaves
 
 log = logging.getLogger(__name__)
 
@@ -54,23 +59,28 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
     with TileFile(tiles) as file:
         if not slide.usable or not file.n:
             return []
-        corners = file.column("coords")
-        edges = {m: file.tile_px(m) for m in sorted(file.magnifications)}
-        field_um = [float(file.attributes[f"field_um_{axis}"]) for axis in "xy"]
+        boxes, sizes = file.boxes(), file.column("size")
+        highest = file.magnifications[0]
+        factors = {m: factor_between(highest, m) for m in sorted(file.magnifications)}
+        icc = "srgb" if file.icc == "srgb" else "keep"
     require_same_file(slide)
-    extent = (field_um[0] / slide.mpp[0], field_um[1] / slide.mpp[1])
-    extent = tuple(round(n) if abs(n - round(n)) < 1e-6 else n for n in extent)
-    mm2 = len(corners) * field_um[0] * field_um[1] / 1e6
+    extents = boxes[:, 2:] - boxes[:, :2]
+    mm2 = float(extents.prod(axis=1).sum()) * math.prod(slide.mpp) / 1e6
     rows = []
-    with open_slide(slide) as source:
-        x, y = corners[0].tolist()
-        source.read(x, y, min(edges.values()), (extent[0], extent[1]), exact=False)
-    for magnification, edge in edges.items():
+    _read(slide, icc, boxes[:1], extents, sizes // max(factors.values()))
+    for magnification, factor in factors.items():
         start = time.perf_counter()
-        with open_slide(slide) as source:
-            for x, y in corners.tolist():
-                source.read(x, y, edge, (extent[0], extent[1]), exact=False)
+        _read(slide, icc, boxes, extents, sizes // factor)
         seconds = time.perf_counter() - start
-        rows.append((f"{magnification:g}", len(corners), f"{mm2:.6g}", f"{seconds:.4g}"))
-        log.info("%s at %gx: %d tiles in %.2f s", slide.slide_id, magnification, len(corners), seconds)
+        rows.append((f"{magnification:g}", len(boxes), f"{mm2:.6g}", f"{seconds:.4g}"))
+        log.info("%s at %gx: %d tiles in %.2f s", slide.slide_id, magnification, len(boxes), seconds)
     return rows
+
+
+def _read(slide: SlideRecord, icc: str, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray) -> None:
+    whole = np.rint(extents)
+    extents = np.where(np.abs(extents - whole) < WHOLE, whole, extents)
+    fields = zip(boxes[:, :2].astype(int).tolist(), extents.tolist(), sizes.tolist(), strict=False)
+    with open_slide(slide, icc=icc) as source:
+        for (x, y), (width, height), (columns, rows) in fields:
+            source.read(x, y, (columns, rows), (width, height), exact=False)
