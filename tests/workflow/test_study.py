@@ -59,9 +59,21 @@ def test_every_stage_left_its_files(finished):
 
 def test_report_is_one_page_without_paths(finished):
     page = (results(finished) / "report.html").read_text()
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert not re.search(r'(?:src|href)="(?!data:|#|qc\.html")', page)
     assert str(finished.folder) not in page
     assert str(REPOSITORY) not in page
+
+
+def test_page_of_the_slides_is_there(finished):
+    page = (results(finished) / "qc.html").read_text()
+    assert f"{N_SLIDES} of {N_SLIDES} slides can be used" in page
+    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
+    assert str(finished.folder) not in page
+
+
+def test_options_of_the_page_redraw_it_alone(finished):
+    assert set(finished.planned("--config", "qc={samples: 2}")) == {"qc", "all"}
+    assert set(finished.planned("--config", "qc={anonymise: true}")) == {"qc", "all"}
 
 
 def test_snakemake_report_works(finished):
@@ -88,7 +100,7 @@ def test_more_seeds_rerun_no_finished_student(finished):
 
 def test_field_reruns_tiles_but_not_tissue(finished):
     planned = finished.planned("--config", "tiles={field_um: 512}")
-    assert set(planned) == {"tiles", "reading"} | TRAINING_RULES
+    assert set(planned) == {"tiles", "reading", "qc"} | TRAINING_RULES
     assert planned["tiles"] == N_SLIDES
 
 
@@ -114,7 +126,7 @@ def test_added_slide_runs_its_own_stages_and_training(finished):
     finally:
         sheet.write_text(text)
     assert {rule: planned[rule] for rule in SLIDE_RULES} == {"inspect": 1, "tissue": 1, "tiles": 1}
-    assert set(planned) == SLIDE_RULES | {"check", "splits", "reading"} | TRAINING_RULES
+    assert set(planned) == SLIDE_RULES | {"check", "splits", "reading", "qc"} | TRAINING_RULES
 
 
 @pytest.fixture(scope="module")
