@@ -173,6 +173,14 @@ def test_the_grid_of_runs_is_methods_times_magnifications_times_shares_times_see
     assert Run("dipalma2021", 1.25, 50, 0).folder == "dipalma2021/1.25x/u50/seed0"
 
 
+def test_targets_hold_earlier_attention_only_where_a_method_asks_for_it():
+    assert parse_config({}).target_options().earlier == {}
+    asking = {"methods": {"early": {"attention": {"stage": -2, "relu": "outside"}}}}
+    options = parse_config(asking).target_options()
+    assert options.grids == {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1}
+    assert options.earlier == {"outside-2": {"5x": 16, "2.5x": 8, "1.25x": 4, "0.625x": 2}}
+
+
 def test_a_run_of_a_student_does_not_depend_on_the_grid():
     one = parse_config({"students": {"seeds": [0]}}).student_training()
     other = parse_config({"students": {"seeds": [0, 1], "unlabelled": [0, 25]}}).student_training()

@@ -17,6 +17,7 @@ from lowmag.methods import teacher_targets
 from lowmag.models import ModelSpec, build, load_model, prepare, save_model, weights_sha256
 from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
+from lowmag.stages import teacher_attention
 from lowmag.store import Layout, TileRow, writing
 from lowmag.study import TargetOptions
 from lowmag.target_file import Targets
@@ -103,6 +104,28 @@ def test_cached_is_what_the_teacher_says_online(made: Made, views: list[int]) ->
         # float16 keeps 11 bits.
         torch.testing.assert_close(maps, expected.features[form], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(cached.attention["inside"], expected.attention["inside"], rtol=1e-3, atol=1e-4)
+
+
+def test_attention_of_an_earlier_stage_is_stored_when_asked_for(made: Made, tmp_path: Path) -> None:
+    """The teacher's map has 16 cells at stage -2, the student's 4: it is averaged, like the last one."""
+    options = TargetOptions(grids={"2.5x": 2}, attention=["inside"], earlier={"outside-2": {"2.5x": 4}})
+    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    method = Method.model_validate({"attention": {"relu": "outside", "stage": -2}})
+    targets = Targets(tmp_path / "2.5x.h5", method, CPU)
+    targets.check_grid("attention/outside-2", 4)
+    with pytest.raises(UserError, match="have a grid of attention/outside-2 of 4, expected 8"):
+        targets.check_grid("attention/outside-2", 8)
+    batch = targets.batch(torch.tensor([3]), torch.tensor([5]), torch.tensor([0]))
+    network, spec = load_model(made.teacher)
+    bank = Bank(made.index, np.arange(made.index.n), HIGH, CPU)
+    picture = dihedral(prepare(next(bank.batches(np.array([3]), 1)), spec), 5)
+    fine = teacher_attention(network, picture, -2, "outside")
+    expected = fine.reshape(1, 2, 4, 4, 4, 4).mean((3, 5))
+    torch.testing.assert_close(
+        batch.attention["outside-2"], expected, rtol=1e-3, atol=1e-3 * expected.max().item()
+    )
+    with h5py.File(tmp_path / "2.5x.h5") as file:
+        assert set(file["attention"]) == {"inside", "outside-2"}  # pyright: ignore
 
 
 def test_the_teachers_head_is_stored_beside(made: Made) -> None:

@@ -1,7 +1,7 @@
 """Loss terms in the config: what each needs, and that it says so truly."""
 
 import pytest
-from lowmag.terms import Method
+from lowmag.terms import Method, earlier_form
 from pydantic import ValidationError
 
 
@@ -17,6 +17,7 @@ def method(**terms) -> Method:
         ({"features": {"resize": "maxpool+bicubic"}}, ["features/maxpool", "features/bicubic"]),
         ({"features": {"resize": "area"}}, ["features/area"]),
         ({"attention": {"relu": "outside"}}, ["attention/outside"]),
+        ({"attention": {"stage": -3}}, ["attention/inside-3"]),
         ({"softmax_regression": 1}, ["logits", "head"]),
         ({"softmax_regression": {"map": "spatial"}}, ["features/area", "head"]),
         ({"attention_transfer": {"resize": "maxpool"}}, ["features/maxpool"]),
@@ -56,6 +57,14 @@ def test_only_terms_that_compare_channels_need_the_same_network():
     assert not method(
         attention_transfer=1, decoupled=1, correlation=1, relational=1, cosine=1
     ).needs_same_network
+
+
+@pytest.mark.parametrize("relu", ["inside", "outside"])
+@pytest.mark.parametrize("stage", [-2, -3])
+def test_the_name_of_an_earlier_map_says_what_it_is(relu, stage):
+    attention = method(attention={"relu": relu, "stage": stage}).attention
+    assert attention is not None
+    assert earlier_form(attention.form) == (relu, stage)
 
 
 def test_terms_with_a_projector_are_named():

@@ -54,7 +54,12 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiles, splits = make_cohort(folder)
     job = job_of(folder, folder / "teacher", magnification=HIGH)
     assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
-    options = TargetOptions(grids={"2.5x": 2}, resizes=["maxpool", "bicubic", "area"], attention=["inside"])
+    options = TargetOptions(
+        grids={"2.5x": 2},
+        resizes=["maxpool", "bicubic", "area"],
+        attention=["inside"],
+        earlier={"inside-2": {"2.5x": 4}},
+    )
     write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
     return folder
 
@@ -201,6 +206,7 @@ def test_a_batch_in_parts_is_the_same_run(cohort: Path, tmp_path: Path) -> None:
         {"correlation": 2},
         {"relational": 25},
         {"cosine": 1},
+        {"attention": {"stage": -2}},
     ],
     ids=str,
 )
@@ -369,6 +375,15 @@ def test_unlabelled_tiles_for_labels_only_are_refused(cohort: Path, tmp_path: Pa
 def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="have grid 2, expected 1"):
         train_distilled(job_of(cohort, tmp_path / "run"), QUICK.model_copy(update={"stride": 16}))
+
+
+def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
+    options = TargetOptions(grids={"2.5x": 2}, earlier={"inside-2": {"2.5x": 2}})
+    teacher = cohort / "teacher" / "model.safetensors"
+    write_targets(teacher, cohort / "tiles", cohort / "splits.csv", tmp_path, options, 1)
+    method = Method.model_validate({"attention": {"stage": -2}})
+    with pytest.raises(UserError, match="have a grid of attention/inside-2 of 2, expected 4"):
+        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, method, tmp_path / "2.5x.h5", 0)
 
 
 def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path: Path) -> None:

@@ -80,6 +80,6 @@ def gradcam_reference(features: Tensor, logits: Tensor, relu: Relu) -> Tensor:
     maps = []
     for class_logits in logits.unbind(1):
         (gradient,) = torch.autograd.grad(class_logits.sum(), features, create_graph=True)
-        weighted = gradient.mean((2, 3), keepdim=True) * features
+        weighted = gradient.float().mean((2, 3), keepdim=True) * features.float()
         maps.append(weighted.relu().sum(1) if relu == "inside" else weighted.sum(1).relu())
     return torch.stack(maps, 1)

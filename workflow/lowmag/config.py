@@ -16,7 +16,7 @@ from lowmag.magnification import NAME_PRECISION, mpp_of, name_of
 from lowmag.recipe import Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
-from lowmag.terms import Method
+from lowmag.terms import LAST_STAGE, Method
 
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 
@@ -203,13 +203,24 @@ class Config(Section):
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""
         upsampled = self.students.input == "upsampled"
-        grids = {
-            name_of(m): grid_cells(self.students, self.tiles.tile_px(self.tiles.teacher if upsampled else m))
-            for m in self.tiles.students
-        }
-        # Every form, whatever the methods: one more or less of them then retrains no other.
+
+        def grids(stage: int) -> dict[str, int]:
+            px = {m: self.tiles.tile_px(self.tiles.teacher if upsampled else m) for m in self.tiles.students}
+            return {name_of(m): grid_cells(self.students, px[m], stage) for m in self.tiles.students}
+
+        # Every form, whatever the methods: one more or less of them then retrains no other. But for earlier
+        # stages, which are costly and hardly ever asked for.
         return TargetOptions.model_validate(
-            {"grids": grids, "resizes": ["area", "bicubic", "maxpool"], "attention": ["inside", "outside"]}
+            {
+                "grids": grids(LAST_STAGE),
+                "resizes": ["area", "bicubic", "maxpool"],
+                "attention": ["inside", "outside"],
+                "earlier": {
+                    term.form: grids(term.stage)
+                    for method in self.methods.values()
+                    if (term := method.attention) and term.stage != LAST_STAGE
+                },
+            }
         )
 
 

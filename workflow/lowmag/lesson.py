@@ -26,7 +26,7 @@ from lowmag.recipe import StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
-from lowmag.terms import Method
+from lowmag.terms import ATTENTION, LAST_STAGE, Method
 
 logger = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     torch.manual_seed(2 * job.seed + (task.role == "student"))
     network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
     if targets is not None:
-        cells = grid_cells(options, spec.network_px)
         channels = network.head.in_features if task.method.needs_same_network else None
-        targets.check(index, spec, cells, channels)
+        targets.check(index, spec, grid_cells(options, spec.network_px), channels)
+        _check_earlier(targets, task, spec)
     # After the network, whose first weights are so the same with every method.
     projectors = _projectors(task, network, targets).to(device)
     trained = [*network.parameters(), *projectors.parameters()]
@@ -219,6 +219,13 @@ def _open_targets(task: Task, device: torch.device) -> Targets | None:
             "or set augment.dihedral: false"
         )
     return targets
+
+
+def _check_earlier(targets: Targets, task: Task, spec: ModelSpec) -> None:
+    attention = task.method.attention
+    if attention and attention.stage != LAST_STAGE:
+        cells = grid_cells(task.options, spec.network_px, attention.stage)
+        targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
 
 
 def _projectors(task: Task, network: Network, targets: Targets | None) -> nn.ModuleDict:

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from lowmag import comparators, losses, relational, terms
 from lowmag.cam import Relu, attention, class_evidence, normaliser
+from lowmag.stages import earlier_attention
 from lowmag.terms import Method
 
 
@@ -18,7 +19,7 @@ class TargetsBatch:
     """What is known of a batch of N tiles: labels, and what the teacher said of the same views.
 
     `labels` (N,) long, -1 for none. `logits` (N, K). `features` and `attention` hold maps on the student's
-    grid, (N, C, h, w) by the form they were resized in and (N, K, h, w) by where the ReLU stands; `head` is
+    grid, (N, C, h, w) by the form they were resized in and (N, K, h, w) by `terms.Attention.form`; `head` is
     the teacher's, weight (K, C) and bias (K,). A method reads only the entries its terms need.
 
     When the tiles are a part of a step's batch, `share` is their share of its tiles and `labelled_share` that
@@ -38,13 +39,15 @@ class TargetsBatch:
 class StudentBatch:
     """What a student says of a batch: `features` (N, C, h, w), `logits` (N, K); its `head_weight` (K, C).
 
-    `projectors` by the name of the term that has one (`projectors.build_projectors`).
+    `projectors` by the name of the term that has one (`projectors.build_projectors`). `earlier` is the map,
+    logits following from it, of an earlier stage that attention is taken from; None for the last.
     """
 
     features: Tensor
     logits: Tensor
     head_weight: Tensor
     projectors: Mapping[str, nn.Module] = field(default_factory=dict)
+    earlier: Tensor | None = None
 
 
 def teacher_targets(
@@ -101,9 +104,13 @@ def _features(term: terms.Features, student: StudentBatch, batch: TargetsBatch) 
 
 
 def _attention(term: terms.Attention, student: StudentBatch, batch: TargetsBatch) -> Tensor:
+    if student.earlier is None:
+        maps = attention(student.features, student.head_weight, term.relu)
+    else:
+        maps = earlier_attention(student.earlier, student.logits, term.relu)
     return losses.attention_distance(
-        attention(student.features, student.head_weight, term.relu),
-        batch.attention[term.relu],
+        maps,
+        batch.attention[term.form],
         distance=term.distance,
         normalise=normaliser(term.normalise, term.temperature),
         chosen=None if term.classes == "all" else _chosen(term.classes, batch),

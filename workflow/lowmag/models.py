@@ -95,8 +95,12 @@ class Network(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(x)
+        return features, self.classify(features)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits (N, K) of a last map (N, C, h, w)."""
         # A mean, not AdaptiveAvgPool2d: that one has no deterministic backward on a GPU.
-        return features, self.head(features.mean((2, 3)))
+        return self.head(features.mean((2, 3)))
 
 
 def build(architecture: Architecture, n_classes: int) -> Network:

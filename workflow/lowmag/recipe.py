@@ -109,8 +109,11 @@ class Students(StudentTraining):
         return self
 
 
-def grid_cells(architecture: Architecture, tile_px: int) -> int:
-    """Cells per edge of the last map of a network for a tile of `tile_px` pixels."""
+def grid_cells(architecture: Architecture, tile_px: int, stage: int = -1) -> int:
+    """Cells per edge of a network's map for a tile of `tile_px` pixels; `stage` -1 is the last map.
+
+    Earlier stages: `stages.split`. Every stage but vgg16's last halves the grid.
+    """
     if architecture.model == "vgg16":
-        return tile_px // VGG16_STRIDE
-    return -(-tile_px // architecture.stride)
+        return tile_px // (VGG16_STRIDE >> max(0, -2 - stage))
+    return -(-tile_px // (architecture.stride >> (-1 - stage)))

@@ -49,6 +49,11 @@ class TargetOptions(Section):
     attention: list[Literal["inside", "outside"]] = Field(
         default=[], description="forms of the attention map to store"
     )
+    earlier: dict[str, dict[str, int]] = Field(
+        default={},
+        description="attention maps of earlier stages to store: cells per edge by form (inside-2) and "
+        "magnification name",
+    )
     views: Literal[1, 8] = Field(default=8, description="exact flips and rotations of every tile")
 
 

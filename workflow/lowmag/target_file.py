@@ -8,7 +8,8 @@ views in the numbering of `augment`, K classes, C channels, h x h cells:
 - `slide_id`, `count`: the slides in order and the tiles of each;
 - `head/weight (K, C) float32`, `head/bias (K,) float32`: the teacher's last layer;
 - `logits (N, V, K) float32`; `features/{maxpool|bicubic|area} (N, V, C, h, h) float16`;
-  `attention/{inside|outside} (N, V, K, h, h) float16`.
+  `attention/{inside|outside} (N, V, K, h, h) float16`, and of earlier stages, on the student's grid there,
+  `attention/{inside|outside}{-2|-3}` where a method asks for them.
 
 Arrays are contiguous, so that a tile's view is one read at a known place of the file.
 """
@@ -97,6 +98,14 @@ class Targets:
         for name, value in expected.items():
             if found[name] != value:
                 raise UserError(f"targets {self.path} {_difference(name, found[name], value)}; {CURE}")
+
+    def check_grid(self, name: str, cells: int) -> None:
+        """Raise UserError when the maps of a dataset are not on a grid of `cells`."""
+        found = self._arrays[name].shape[-1]
+        if found != cells:
+            raise UserError(
+                f"targets {self.path} {_difference(f'a grid of {name} of', found, cells)}; {CURE}"
+            )
 
     def batch(self, ids: Tensor, views: Tensor, labels: Tensor) -> TargetsBatch:
         """What the teacher says of the tiles `ids` (N,) in `views` (N,), with their labels, on the device.

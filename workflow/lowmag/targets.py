@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,12 +18,14 @@ from lowmag.device import inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
+from lowmag.losses import resize_map
 from lowmag.methods import TargetsBatch, teacher_targets
 from lowmag.models import ModelSpec, Network, load_model, prepare, weights_sha256
 from lowmag.splits import read_splits
+from lowmag.stages import teacher_attention
 from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
-from lowmag.terms import HEAD
+from lowmag.terms import HEAD, earlier_form
 
 LOG_EVERY_S = 10.0
 
@@ -65,21 +68,11 @@ def _said(
     began = logged = time.monotonic()
     start = 0
     for pictures in bank.batches(bank.ids, batch_size):
-        with torch.inference_mode():
+        # Inference mode is quicker, but autograd, which earlier stages need, knows nothing of its tensors.
+        with torch.inference_mode(not options.earlier), torch.no_grad():
             upright = prepare(pictures, spec)
-            outputs = [network(dihedral(upright, view)) for view in range(options.views)]
-            yield (
-                start,
-                {
-                    name: [
-                        teacher_targets(
-                            each, network.head.weight, cells, resizes=options.resizes, relus=options.attention
-                        )
-                        for each in outputs
-                    ]
-                    for name, cells in options.grids.items()
-                },
-            )
+            views = [_of_view(network, dihedral(upright, view), options) for view in range(options.views)]
+            yield start, {name: [view[name] for view in views] for name in options.grids}
         start += len(pictures)
         if time.monotonic() - logged > LOG_EVERY_S or start == len(bank.ids):
             logged = time.monotonic()
@@ -88,6 +81,24 @@ def _said(
             logger.info(
                 "targets: %d of %d tiles, %.1f tiles/s, %.0f s left", start, len(bank.ids), rate, left
             )
+
+
+def _of_view(network: Network, pictures: Tensor, options: TargetOptions) -> dict[str, TargetsBatch]:
+    """What the teacher says of pictures, by student."""
+    outputs = network(pictures)
+    said = {
+        name: teacher_targets(
+            outputs, network.head.weight, cells, resizes=options.resizes, relus=options.attention
+        )
+        for name, cells in options.grids.items()
+    }
+    for form, grids in options.earlier.items():
+        relu, stage = earlier_form(form)
+        maps = teacher_attention(network, pictures, stage, relu)
+        for name, cells in grids.items():
+            attention = {**said[name].attention, form: resize_map(maps, cells, "area")}
+            said[name] = replace(said[name], attention=attention)
+    return said
 
 
 def _create(stack: ExitStack, path: Path, index: TileIndex) -> h5py.File:

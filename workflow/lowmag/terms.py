@@ -7,6 +7,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from lowmag.sections import Section
 
+Relu = Literal["inside", "outside"]
+LAST_STAGE = -1
 LOGITS, HEAD, FEATURES, ATTENTION = "logits", "head", "features", "attention"
 
 
@@ -105,24 +107,36 @@ class Features(Term):
 
 class Attention(Term):
     classes: Literal["all", "label", "teacher"] = Field(default="all", description="class maps compared")
-    relu: Literal["inside", "outside"] = Field(
-        default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM"
-    )
+    relu: Relu = Field(default="inside", description="inside: AT+ of del Amor 2024; outside: Grad-CAM")
     distance: Literal["rmse", "mse"] = Field(default="rmse", description="per picture")
     normalise: Literal["minmax", "minmax_class", "softmax", "none"] = Field(
         default="minmax",
         description="per picture, jointly over classes, but minmax_class: every map by itself",
     )
     temperature: float = Field(default=1.0, gt=0, description="temperature of normalise: softmax")
+    stage: Literal[-1, -2, -3] = Field(
+        default=-1,
+        description="map it is taken from, -1 the last; earlier ones cost a backward pass per class",
+    )
+
+    @property
+    def form(self) -> str:
+        """Name of the teacher's maps that are compared."""
+        return self.relu if self.stage == LAST_STAGE else f"{self.relu}{self.stage}"
 
     @property
     def reads(self) -> tuple[str, ...]:
         logits = (LOGITS,) if self.classes == "teacher" else ()
-        return (f"{ATTENTION}/{self.relu}", *logits)
+        return (f"{ATTENTION}/{self.form}", *logits)
 
     @property
     def needs_label(self) -> bool:
         return self.classes == "label"
+
+
+def earlier_form(form: str) -> tuple[Relu, int]:
+    """Where the ReLU stands and which stage it is, from the name of an earlier map (`Attention.form`)."""
+    return ("inside" if form.startswith("inside") else "outside"), int(form[form.index("-") :])
 
 
 class SoftmaxRegression(Term):

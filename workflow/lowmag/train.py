@@ -26,7 +26,8 @@ from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import as_unit, normalise, save_model
 from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS, write_metrics, write_run
-from lowmag.terms import CrossEntropy, Method
+from lowmag.stages import split
+from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.validation import score, validate
 
 __all__ = ["Job", "train_student", "train_teacher"]
@@ -155,14 +156,24 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) 
 def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Tensor) -> Tensor:
     """The parts of the loss of some tiles, after their gradients were added to those there are."""
     pictures = _view(lesson, plan, places.own, tiles)
-    with autocast(lesson.device, lesson.options.precision):
-        features, logits = lesson.network(pictures)
-    student = StudentBatch(
-        features.float(), logits.float(), lesson.network.head.weight, dict(lesson.projectors.items())
-    )
-    parts = combine(lesson.task.method, student, _expected(lesson, plan, places))
+    parts = combine(lesson.task.method, _student(lesson, pictures), _expected(lesson, plan, places))
     parts["loss"].backward()
     return torch.stack([parts[name].detach() for name in lesson.parts])
+
+
+def _student(lesson: Lesson, pictures: Tensor) -> StudentBatch:
+    """What the network says of pictures, in float32 but for an earlier map."""
+    attention, earlier = lesson.task.method.attention, None
+    with autocast(lesson.device, lesson.options.precision):
+        if attention is None or attention.stage == LAST_STAGE:
+            features, logits = lesson.network(pictures)
+        else:
+            first, rest = split(lesson.network, attention.stage)
+            earlier = first(pictures)
+            features, logits = rest(earlier)
+    return StudentBatch(
+        features.float(), logits.float(), lesson.network.head.weight, dict(lesson.projectors.items()), earlier
+    )
 
 
 def _view(lesson: Lesson, plan: EpochPlan, places: slice, tiles: Tensor) -> Tensor:
