@@ -8,10 +8,9 @@ from lowmag import check
 from lowmag.errors import UserError
 from lowmag.record import load_record, require_same_file, save_record
 from lowmag.sections import Check
-from synthetic_slides import REAL_SLIDES, noise, reduced, slide_of, spoil_tile, write_record, write_slide
+from synthetic_slides import REAL_SLIDES, noise, reduced, spoil_tile, write_record, write_slide
 
 real = pytest.mark.skipif(not REAL_SLIDES.is_dir(), reason="the shared slides are not on this machine")
-FINE = {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.26", "openslide.objective-power": "40"}
 
 
 @pytest.fixture(scope="module")
@@ -36,29 +35,6 @@ def test_good_slide_is_recorded_whole(tmp_path, picture):
     assert record == inspect(path)
 
 
-@pytest.mark.parametrize(
-    ("properties", "override", "assumed", "expected"),
-    [
-        (FINE, None, 0.4, (0.25, 0.26, "openslide.mpp")),
-        (FINE, 0.3, 0.4, (0.3, 0.3, "override")),
-        (
-            {"tiff.XResolution": "20000", "tiff.YResolution": "40000", "tiff.ResolutionUnit": "centimeter"},
-            None, 0.4, (0.5, 0.25, "tiff"),
-        ),
-        (
-            {"tiff.XResolution": "50800", "tiff.YResolution": "50800", "tiff.ResolutionUnit": "inch"},
-            None, None, (0.5, 0.5, "tiff"),
-        ),
-        ({"tiff.XResolution": "72", "tiff.YResolution": "72"}, None, None, None),
-        ({"openslide.objective-power": "20"}, None, 0.4, (0.5, 0.5, "objective")),
-        ({"openslide.mpp-x": "0", "openslide.mpp-y": "0"}, None, 0.4, (0.4, 0.4, "assumed")),
-        ({"openslide.objective-power": "unknown"}, None, None, None),
-    ],
-)  # fmt: skip
-def test_scale_comes_from_the_first_source_that_has_it(properties, override, assumed, expected):
-    assert check.find_mpp(properties, override, assumed) == expected
-
-
 def test_no_mpp_names_slide_column_and_key(tmp_path, picture):
     path = write_slide(tmp_path / "a.tiff", picture, None)
     record = inspect(path)
@@ -76,28 +52,6 @@ def test_implausible_scale_is_refused(tmp_path, picture, mpp, verdict):
     assert inspect(write_slide(tmp_path / "a.tiff", picture, mpp)).verdict == verdict
 
 
-@pytest.mark.parametrize(
-    ("mpp", "objective", "source", "plausible"),
-    [
-        (0.25, 40, "openslide.mpp", True),
-        (0.49, 40, "openslide.mpp", True),
-        (0.51, 40, "openslide.mpp", False),
-        (0.12, 40, "tiff", False),
-        (0.51, 40, "override", True),
-        (0.51, None, "openslide.mpp", True),
-    ],
-)
-def test_scale_must_fit_the_objective_unless_the_user_gave_it(mpp, objective, source, plausible):
-    facts = {"mpp_source": source, "objective_power": objective}
-    if plausible:
-        check._check_plausible((mpp, mpp), Check(), facts, "cure")
-        return
-    with pytest.raises(check.RejectedError) as error:
-        check._check_plausible((mpp, mpp), Check(), facts, "cure")
-    assert error.value.verdict == "implausible_mpp"
-    assert "objective power 40" in error.value.reason
-
-
 def test_too_coarse_depends_on_the_magnification_asked_for(tmp_path, picture):
     path = write_slide(tmp_path / "a.tiff", picture, 2.0)
     record = inspect(path)
@@ -107,17 +61,6 @@ def test_too_coarse_depends_on_the_magnification_asked_for(tmp_path, picture):
     assert inspect(path, magnification=5.0).usable
     assert inspect(path, mpp=1.019).usable
     assert inspect(path, mpp=1.021).verdict == "too_coarse"
-
-
-def test_anisotropic_slide_is_refused():
-    properties = {"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.6"}
-    facts = {"objective_power": None}
-    slide = check.SlideToCheck("S1", REAL_SLIDES)
-    with pytest.raises(check.RejectedError) as error:
-        check._scale(slide, 10.0, Check(), facts, properties)
-    assert error.value.verdict == "anisotropic"
-    check._scale(slide, 10.0, Check(max_anisotropy=0.2), facts, properties)
-    assert (facts["mpp_x"], facts["mpp_y"]) == (0.5, 0.6)
 
 
 def test_unreadable_pixels_are_found_at_any_level(tmp_path, picture):
@@ -192,23 +135,6 @@ def test_table_has_a_row_for_every_slide(tmp_path, picture, caplog):
     assert n_bad == 2
     assert "column mpp of slide P" in caplog.text
     assert "4 slides: 2 ok, 1 no_mpp, 1 missing" in caplog.text
-
-
-@pytest.mark.parametrize("x", [0.94, 0.98, 1.0, 1.01, 1.02, 1.021, 1.03])
-@pytest.mark.parametrize("y", [0.94, 0.98, 1.0, 1.01, 1.02, 1.021, 1.03])
-def test_what_is_not_too_coarse_can_be_cut(tmp_path, x, y):
-    path = write_slide(tmp_path / "a.tiff", noise(64, 64))
-    properties = {"openslide.mpp-x": str(x), "openslide.mpp-y": str(y)}
-    slide, facts = check.SlideToCheck("S1", path), {"objective_power": None}
-    with slide_of(path, (x, y)) as source:
-        if max(x, y) <= 1.02:
-            check._scale(slide, 10.0, Check(), facts, properties)
-            assert min(source.extent(512, 1.0)) >= 512
-            return
-        with pytest.raises(check.RejectedError, match="too_coarse"):
-            check._scale(slide, 10.0, Check(), facts, properties)
-        with pytest.raises(UserError, match="nothing is enlarged"):
-            source.extent(512, 1.0)
 
 
 def test_table_takes_records_as_they_are(tmp_path, picture):

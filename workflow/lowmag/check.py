@@ -4,22 +4,19 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import openslide
-
-from lowmag.magnification import mpp_of, name_of
-from lowmag.openslide_source import OpenSlideSource
+from lowmag import dicom, scale
+from lowmag.colour import digest, read_profile
+from lowmag.opening import CONVERT, Opened, open_file
 from lowmag.publish import write_text
-from lowmag.reader import COARSER_THAN_ASKED
-from lowmag.record import Level, SlideRecord, load_record, save_record
+from lowmag.record import RejectedError, SlideRecord, load_record, save_record, size_of
 from lowmag.sections import Check
 from lowmag.slides import read_slides
-from lowmag.source import UnreadableError, true_levels
+from lowmag.source import Source, UnreadableError
 from lowmag.tiff import referenced_end
 
 COLUMNS = (
@@ -27,6 +24,7 @@ COLUMNS = (
     "verdict",
     "reason",
     "cure",
+    "notes",
     "path",
     "width",
     "height",
@@ -37,8 +35,9 @@ COLUMNS = (
 )
 PLACES = (0.03, 0.5, 0.97)  # of width and height, where every level is read
 SAMPLE_PX = 16
-LARGEST_DISAGREEMENT = 2.0  # between stated mpp and 10 / objective power
-MICROMETRES = {"inch": 25_400.0, "centimeter": 10_000.0}  # of the units of TIFF resolution
+FLAT_PX = 100_000_000  # a picture of one level above this is slow at low magnifications
+LARGEST_GAP = 4.5  # ratio of neighbouring levels
+COPY = "copy the file again from its source"
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +49,6 @@ class SlideToCheck:
     slide_id: str
     path: Path
     mpp: float | None = None
-
-
-class RejectedError(Exception):
-    """A slide that cannot be used: verdict, what was found and expected, and what to do."""
-
-    def __init__(self, verdict: str, reason: str, cure: str) -> None:
-        super().__init__(verdict, reason, cure)
-        self.verdict, self.reason, self.cure = verdict, reason, cure
 
 
 def write_record(out: Path, slide: SlideToCheck, magnification: float, options: Check) -> None:
@@ -89,7 +80,7 @@ def write_table(
     table.writerows([_cell(getattr(record, name)) for name in COLUMNS] for record in named)
     write_text(out, text.getvalue())
     for record in found:
-        if not record.usable:
+        if not record.usable or record.notes:
             log.warning("%s", _line(record))
     verdicts = Counter(record.verdict for record in found)
     log.info(
@@ -99,6 +90,8 @@ def write_table(
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "; ".join(value)
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None else " ".join(str(value).split())
@@ -107,9 +100,11 @@ def _cell(value: Any) -> str:
 def _line(record: SlideRecord) -> str:
     if not record.usable:
         return f"slide {record.slide_id}: {record.verdict}: {record.reason}. {record.cure}"
+    notes = "".join(f"; {note}" for note in record.notes)
     return (
         f"slide {record.slide_id}: ok, {record.width} x {record.height} px, {record.mpp[0]:.4g} "
-        f"micrometres per pixel ({record.mpp_source}), {len(record.levels)} levels"
+        f"micrometres per pixel ({record.mpp_source}), {len(record.levels)} levels, read by {record.source}"
+        f"{notes}"
     )
 
 
@@ -120,25 +115,29 @@ def inspect(slide: SlideToCheck, magnification: float, options: Check) -> SlideR
     """
     facts: dict[str, Any] = {}
     try:
-        _find(slide, facts)
-        properties = _open(slide, facts)
-        _read_samples(slide, facts["levels"])
-        _scale(slide, magnification, options, facts, properties)
+        file = _find(slide, facts)
+        opened = _open(slide, file, facts)
+        try:
+            _read_samples(slide, opened.source)
+        finally:
+            opened.source.close()
+        _scale(slide, magnification, options, facts, opened)
+        facts["notes"] = tuple(opened.notes + _level_notes(slide, facts))
     except RejectedError as rejected:
         facts |= {"verdict": rejected.verdict, "reason": rejected.reason, "cure": rejected.cure}
     return SlideRecord(slide_id=slide.slide_id, path=str(slide.path), **facts)
 
 
-def _find(slide: SlideToCheck, facts: dict[str, Any]) -> None:
+def _find(slide: SlideToCheck, facts: dict[str, Any]) -> Path:
+    """The file to open; of a folder that is a DICOM series, one of its files."""
     correct = f"correct column path of slide {slide.slide_id} in slides.csv, or take the row out"
     try:
         status = slide.path.stat()
-        if not slide.path.is_file():
-            raise RejectedError(
-                "unsupported", f"{slide.path.name} is a folder", f"{correct}; of a DICOM series give one file"
-            )
-        with open(slide.path, "rb"):
-            pass
+        files = [slide.path] if slide.path.is_file() else _series(slide, correct)
+        for file in files:
+            with open(file, "rb"):
+                pass
+        size = size_of(slide.path)
     except (FileNotFoundError, NotADirectoryError):
         raise RejectedError(
             "missing", f"there is no file {slide.path.name} at the path given", correct
@@ -149,171 +148,104 @@ def _find(slide: SlideToCheck, facts: dict[str, Any]) -> None:
             f"{slide.path.name} cannot be opened: {error.strerror}",
             "allow this user to read the file",
         ) from None
-    facts |= {"source_size": status.st_size, "source_mtime": int(status.st_mtime)}
-    if not status.st_size:
-        raise RejectedError(
-            "truncated", f"{slide.path.name} is empty (0 bytes)", "copy the file again from its source"
-        )
+    facts |= {"source_size": size, "source_mtime": int(status.st_mtime)}
+    if not size:
+        raise RejectedError("truncated", f"{slide.path.name} is empty (0 bytes)", COPY)
+    if files != [slide.path]:
+        facts["file"] = str(files[0])
+        return files[0]
     needed = referenced_end(slide.path)
-    if needed is not None and needed > status.st_size:
+    if needed is not None and needed > size:
         raise RejectedError(
             "truncated",
-            f"{slide.path.name} has {status.st_size} bytes, its directory refers to at least {needed}",
-            "copy the file again from its source",
+            f"{slide.path.name} has {size} bytes, its directory refers to at least {needed}",
+            COPY,
         )
+    return slide.path
 
 
-def _open(slide: SlideToCheck, facts: dict[str, Any]) -> dict[str, str]:
-    """Open the slide, note what it says of itself, and return its properties."""
-    convert = (
-        "convert it to a pyramidal TIFF (vips tiffsave IN OUT.tif --tile --pyramid --compression jpeg) "
-        f"and correct column path of slide {slide.slide_id} in slides.csv, or take the row out"
-    )
-    try:
-        vendor = openslide.OpenSlide.detect_format(slide.path)
-        handle = openslide.OpenSlide(slide.path)
-    except openslide.OpenSlideUnsupportedFormatError:
-        raise RejectedError(
-            "unsupported", f"OpenSlide knows no format that {slide.path.name} could be of", convert
-        ) from None
-    except openslide.OpenSlideError as error:
+def _series(slide: SlideToCheck, correct: str) -> list[Path]:
+    """The files of the one DICOM series of a folder, the largest first: that is its finest level."""
+    series = dicom.series_of(slide.path)
+    if not series:
+        raise RejectedError("unsupported", f"{slide.path.name} is a folder without DICOM files", correct)
+    if len(series) > 1:
+        found = ", ".join(f"{uid or 'none'} ({files[0].name})" for uid, files in series.items())
         raise RejectedError(
             "unsupported",
-            f"OpenSlide takes {slide.path.name} for {vendor} but cannot open it: {_message(error, slide)}",
-            convert,
-        ) from None
-    with handle:
-        facts |= _facts_of(handle, vendor)
-        return dict(handle.properties)
+            f"{slide.path.name} holds {len(series)} DICOM series, expected one: {found}",
+            f"give every series a folder and a row of its own in slides.csv (slide {slide.slide_id})",
+        )
+    return sorted(*series.values(), key=lambda file: -file.stat().st_size)
 
 
-def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]:
-    properties = handle.properties
-    width, height = handle.dimensions
-    corner = [int(properties.get(f"openslide.bounds-{axis}", 0)) for axis in "xy"]
-    size = [
-        int(properties.get("openslide.bounds-width", width)),
-        int(properties.get("openslide.bounds-height", height)),
-    ]
-    return {
-        "width": width,
-        "height": height,
-        "levels": true_levels(handle.level_dimensions),
-        "bounds": (*corner, *size),
-        "vendor": vendor,
-        "objective_power": _positive(properties.get("openslide.objective-power")),
-        "source_quickhash": properties.get("openslide.quickhash-1"),
-        "icc": "present" if properties.get("openslide.icc-size") else "absent",
-        "reader": f"openslide {openslide.__library_version__}",
+def _open(slide: SlideToCheck, file: Path, facts: dict[str, Any]) -> Opened:
+    """Open the slide and note what it says of itself."""
+    try:
+        opened = open_file(file)
+    except RejectedError as error:
+        cures = {
+            "unsupported": f"{error.cure or CONVERT} and correct column path of slide {slide.slide_id} in "
+            "slides.csv, or take the row out",
+        }
+        raise RejectedError(error.verdict, error.reason, cures.get(error.verdict, COPY)) from None
+    facts |= opened.facts
+    facts |= {
+        "levels": opened.source.levels,
+        "source": opened.source.name,
+        "icc": digest(read_profile(file)),
     }
+    return opened
 
 
-def _read_samples(slide: SlideToCheck, levels: tuple[Level, ...]) -> None:
-    failures, n_samples = [], len(levels) * len(PLACES) ** 2
-    with closing(OpenSlideSource(slide.path)) as source:
-        for number, level in enumerate(source.levels):
-            for down in PLACES:
-                for across in PLACES:
-                    place = int(across * level.width), int(down * level.height)
-                    try:
-                        source.read(number, *place, SAMPLE_PX, SAMPLE_PX)
-                    except UnreadableError as error:
-                        failures.append(str(error))
+def _read_samples(slide: SlideToCheck, source: Source) -> None:
+    failures, n_samples = [], len(source.levels) * len(PLACES) ** 2
+    for number, level in enumerate(source.levels):
+        for down in PLACES:
+            for across in PLACES:
+                place = int(across * level.width), int(down * level.height)
+                try:
+                    source.read(number, *place, SAMPLE_PX, SAMPLE_PX)
+                except UnreadableError as error:
+                    failures.append(str(error))
     if failures:
         raise RejectedError(
             "unreadable",
             f"{slide.path.name} opens, but {len(failures)} of {n_samples} places cannot be read, "
             f"first {failures[0]}",
-            f"copy the file again from its source, or take slide {slide.slide_id} out of slides.csv",
+            f"{COPY}, or take slide {slide.slide_id} out of slides.csv",
         )
 
 
-def _message(error: Exception, slide: SlideToCheck) -> str:
-    return str(error).replace(str(slide.path), slide.path.name)
-
-
 def _scale(
-    slide: SlideToCheck,
-    magnification: float,
-    options: Check,
-    facts: dict[str, Any],
-    properties: Mapping[str, str],
+    slide: SlideToCheck, magnification: float, options: Check, facts: dict[str, Any], opened: Opened
 ) -> None:
     """Find micrometres per pixel and reject what they make impossible."""
     cure = f"give the true scale in slides.csv, column mpp of slide {slide.slide_id}"
-    found = find_mpp(properties, slide.mpp, options.assume_mpp)
-    if found is None:
+    scales = scale.find_scales(opened.properties, slide.mpp, options.assume_mpp)
+    if not scales:
         raise RejectedError(
             "no_mpp",
             "no micrometres per pixel in its properties, nor a TIFF resolution, nor an objective power",
             f"{cure} (0.25 is usual for 40x, 0.5 for 20x), or set check.assume_mpp for all such slides",
         )
-    x, y, facts["mpp_source"] = found
-    facts |= {"mpp_x": x, "mpp_y": y}
-    _check_plausible((x, y), options, facts, cure)
-    if abs(x - y) / ((x + y) / 2) > options.max_anisotropy:
-        raise RejectedError(
-            "anisotropic",
-            f"{x:.4g} micrometres per pixel across and {y:.4g} down "
-            f"differ by more than {options.max_anisotropy:.0%}",
-            f"{cure}, or raise check.max_anisotropy",
+    found = scale.choose_scale(scales, options)
+    facts |= {"mpp_x": found.x, "mpp_y": found.y, "mpp_source": found.source}
+    scale.check_scale(found, facts.get("objective_power"), cure, options)
+    scale.check_magnification(found, magnification, slide.slide_id)
+    opened.notes += scale.scale_notes(found, scales, facts.get("objective_power"))
+
+
+def _level_notes(slide: SlideToCheck, facts: dict[str, Any]) -> list[str]:
+    """What is odd about the levels and does not reject the slide."""
+    levels, notes = facts["levels"], []
+    if len(levels) == 1 and facts["width"] * facts["height"] > FLAT_PX:
+        stem, mpp = slide.path.stem, (facts["mpp_x"] + facts["mpp_y"]) / 2
+        notes.append(
+            f"one level of {facts['width']} x {facts['height']} px: finding its tissue is slow; "
+            f"`lowmag pyramid --image {slide.path.name} --mpp {mpp:.6g} --out {stem}.pyramid.tif` adds levels"
         )
-    wanted = mpp_of(magnification)
-    if max(x, y) > wanted * (1 + COARSER_THAN_ASKED):
-        raise RejectedError(
-            "too_coarse",
-            f"level 0 has {max(x, y):.4g} micrometres per pixel, "
-            f"{name_of(magnification)} needs {wanted:g} or less",
-            f"nothing is enlarged: take slide {slide.slide_id} out of slides.csv, or lower tiles.teacher to "
-            f"{10 / max(x, y):.3g} or less",
-        )
-
-
-def _check_plausible(mpp: tuple[float, float], options: Check, facts: Mapping[str, Any], cure: str) -> None:
-    source, objective = facts["mpp_source"], facts["objective_power"]
-    if min(mpp) < options.min_mpp or max(mpp) > options.max_mpp:
-        raise RejectedError(
-            "implausible_mpp",
-            f"{mpp[0]:.4g} micrometres per pixel ({source}), "
-            f"expected {options.min_mpp:g} to {options.max_mpp:g}",
-            f"{cure}, or widen check.min_mpp and check.max_mpp",
-        )
-    if objective is None or source in ("override", "objective"):
-        return
-    expected = mpp_of(objective)
-    if any(max(value / expected, expected / value) > LARGEST_DISAGREEMENT for value in mpp):
-        raise RejectedError(
-            "implausible_mpp",
-            f"{mpp[0]:.4g} micrometres per pixel ({source}) does not fit the objective power {objective:g} "
-            f"(about {expected:.3g})",
-            cure,
-        )
-
-
-def find_mpp(
-    properties: Mapping[str, str], override: float | None, assumed: float | None
-) -> tuple[float, float, str] | None:
-    """Micrometres per pixel along x and y and where they come from, or None when nothing says it.
-
-    In order: the sheet, OpenSlide's properties, TIFF resolution, objective power, the config.
-    """
-    if override is not None:
-        return override, override, "override"
-    own = [_positive(properties.get(f"openslide.mpp-{axis}")) for axis in "xy"]
-    if own[0] and own[1]:
-        return own[0], own[1], "openslide.mpp"
-    unit = MICROMETRES.get(properties.get("tiff.ResolutionUnit", "").lower())
-    per_unit = [_positive(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-    if unit and per_unit[0] and per_unit[1]:
-        return unit / per_unit[0], unit / per_unit[1], "tiff"
-    if objective := _positive(properties.get("openslide.objective-power")):
-        return mpp_of(objective), mpp_of(objective), "objective"
-    return (assumed, assumed, "assumed") if assumed is not None else None
-
-
-def _positive(text: str | None) -> float | None:
-    try:
-        number = float(text or "nan")
-    except ValueError:
-        return None
-    return number if 0 < number < float("inf") else None
+    for number, (finer, coarser) in enumerate(pairwise(levels)):
+        if (gap := coarser.downsample / finer.downsample) > LARGEST_GAP:
+            notes.append(f"level {number + 1} is {gap:.3g} times coarser than level {number}")
+    return notes

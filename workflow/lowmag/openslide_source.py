@@ -11,6 +11,7 @@ import numpy as np
 import openslide
 from PIL import Image
 
+from lowmag.downsample import area_mean
 from lowmag.errors import UserError
 from lowmag.source import Region, UnreadableError, true_levels
 
@@ -56,8 +57,8 @@ class OpenSlideSource:
         stated = self._handle.properties.get("openslide.background-color", "FFFFFF")
         return tuple(bytes.fromhex(stated))[:3]  # pyright: ignore[reportReturnType]
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """The pixels of a window of a level; raises UnreadableError after two tries."""
+    def read(self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1) -> Region:
+        """A window of a level, averaged over blocks of `shrink`; raises UnreadableError after two tries."""
         location = (round(x * self._nominal[level]), round(y * self._nominal[level]))
         try:
             image = self._handle.read_region(location, level, (width, height))
@@ -68,7 +69,13 @@ class OpenSlideSource:
             except openslide.OpenSlideError as error:
                 self._reopen()
                 raise UnreadableError(f"level {level} at {x}, {y}: {self._said(error)}") from error
-        return composited(image, self.background)
+        region = composited(image, self.background)
+        return Region(area_mean(region.pixels, shrink), region.transparent)
+
+    def steadiest(self, level: int, start: int, n: int) -> int:
+        """Of `n` rows or columns of a level from `start` on, the one that OpenSlide shifts least."""
+        places = np.arange(start, start + n) * self._nominal[level]
+        return start + int(np.abs(places - np.rint(places)).argmin())
 
     def _reopen(self) -> None:
         self._handle.close()

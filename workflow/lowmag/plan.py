@@ -13,6 +13,7 @@ from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
+from lowmag.record import size_of
 from lowmag.study import Run, Study
 
 
@@ -171,9 +172,9 @@ class Plan:
         return getattr(self.config.compute, kind)
 
     def slide_size(self, slide: str) -> int:
-        """Bytes of a slide's file, so that a replaced one reruns its stages; 0 for one yet to be drawn."""
+        """Bytes of a slide's file or folder, so that a new one reruns its stages; 0 before it is drawn."""
         path = self.slides[slide].path
-        return 0 if self.is_demo or not path.exists() else path.stat().st_size
+        return 0 if self.is_demo or not path.exists() else size_of(path)
 
     def weights(self, section: str) -> str:
         """Digest of the file of initial weights of `teacher` or `students`; empty where there is none."""

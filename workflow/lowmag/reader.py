@@ -8,14 +8,19 @@ level.
 import logging
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from lowmag.averaging import stretch_means
+from lowmag.colour import Transform, read_profile, to_srgb
 from lowmag.errors import UserError
 from lowmag.openslide_source import OpenSlideSource
 from lowmag.record import Level, SlideRecord
+from lowmag.segments import SegmentSource
 from lowmag.source import Region, Source, UnreadableError
+from lowmag.vips_source import VipsSource
 
 COARSER_THAN_ASKED = 0.02  # level 0 this much coarser than asked for still counts as that scale
 EXACT = 1e-6
@@ -37,18 +42,32 @@ class Thumbnail:
 def open_slide(record: SlideRecord, *, icc: str = "keep") -> "Slide":
     """The slide of a usable record, opened with the reader that its inspection found good.
 
-    Raises UnreadableError when it cannot be opened any more.
+    With `icc` "srgb" its colours are converted by its ICC profile, where it has one. Raises UnreadableError
+    when it cannot be opened any more, UserError for a profile that is of no use.
     """
-    return Slide(OpenSlideSource(record.file or record.path), record.mpp)
+    path = Path(record.file or record.path)
+    sizes = [(level.width, level.height) for level in record.levels]
+    transform = None
+    if icc == "srgb" and (profile := read_profile(path)) is not None:
+        transform = to_srgb(profile)
+    if record.source == "segments":
+        return Slide(SegmentSource(path, sizes), record.mpp, transform)
+    source = OpenSlideSource(path) if record.source == "openslide" else VipsSource(path)
+    return Slide(source, record.mpp, transform)
 
 
 class Slide:
-    """One open slide; a context manager. `mpp` is micrometres per level-0 pixel along x and y."""
+    """One open slide; a context manager.
 
-    def __init__(self, source: Source, mpp: tuple[float, float]) -> None:
+    `mpp` is micrometres per level-0 pixel along x and y. `transform` is applied to what is read, after its
+    pixels are averaged: before, it would cost as much as decoding.
+    """
+
+    def __init__(self, source: Source, mpp: tuple[float, float], transform: Transform | None = None) -> None:
         self.source = source
         self.path = source.path
         self.mpp = mpp
+        self._transform = transform
 
     def __enter__(self) -> "Slide":
         return self
@@ -100,7 +119,8 @@ class Slide:
         level = self._level_for(x, y, ratio, exact=exact)
         part = max(1, int(LARGEST_WINDOW_PX * self.levels[level].downsample / max(ratio)))
         if width <= part and height <= part:
-            return self._average(level, (x, y), ratio, (width, height))
+            region = self._average(level, (x, y), ratio, (width, height))
+            return Region(self._coloured(region.pixels), region.transparent)
         picture, transparent = np.empty((height, width, 3), np.uint8), 0.0
         for top in range(0, height, part):
             for left in range(0, width, part):
@@ -109,7 +129,10 @@ class Slide:
                 region = self._average(level, start, ratio, (columns, rows))
                 picture[top : top + rows, left : left + columns] = region.pixels
                 transparent += region.transparent * columns * rows
-        return Region(picture, transparent / (width * height))
+        return Region(self._coloured(picture), transparent / (width * height))
+
+    def _coloured(self, pixels: np.ndarray) -> np.ndarray:
+        return pixels if self._transform is None else self._transform(pixels)
 
     def _level_for(self, x: int, y: int, ratio: tuple[float, float], *, exact: bool) -> int:
         whole = ratio[0] == ratio[1] and ratio[0] == round(ratio[0])
@@ -132,13 +155,14 @@ class Slide:
         step = round(self.levels[level].downsample)
         first = [math.floor(s / step) for s in start]
         last = [math.ceil((s + n * r) / step - EXACT) for s, n, r in zip(start, size, ratio, strict=True)]
-        region = self.source.read(level, first[0], first[1], last[0] - first[0], last[1] - first[1])
         offset = [s / step - f for s, f in zip(start, first, strict=True)]
         shrink = [r / step for r in ratio]
+        window = (level, first[0], first[1], last[0] - first[0], last[1] - first[1])
         if offset == [0, 0] and shrink[0] == shrink[1] == round(shrink[0]):
-            return Region(_reduced(region.pixels, round(shrink[0])), region.transparent)
-        rows = _averaged(region.pixels, offset[1], shrink[1], size[1])
-        columns = _averaged(rows.swapaxes(0, 1), offset[0], shrink[0], size[0])
+            return self.source.read(*window, round(shrink[0]))
+        region = self.source.read(*window)
+        rows = stretch_means(region.pixels, offset[1], shrink[1], size[1])
+        columns = stretch_means(rows.swapaxes(0, 1), offset[0], shrink[0], size[0])
         pixels = np.rint(columns.swapaxes(0, 1)).clip(0, 255).astype(np.uint8)
         return Region(pixels, region.transparent)
 
@@ -170,7 +194,9 @@ class Slide:
                 lost,
                 level,
             )
-        return Thumbnail(np.asarray(canvas), (round(x * step), round(y * step)), step * shrink)
+        return Thumbnail(
+            self._coloured(np.asarray(canvas)), (round(x * step), round(y * step)), step * shrink
+        )
 
     def _pixels_or_background(
         self, level: int, corner: tuple[int, int], size: tuple[int, int]
@@ -190,18 +216,3 @@ class Slide:
                 lost += failed
                 pixels[top : top + part[1], left : left + part[0]] = found
         return pixels, lost
-
-
-def _reduced(pixels: np.ndarray, factor: int) -> np.ndarray:
-    """Means of whole blocks of pixels."""
-    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
-
-
-def _averaged(pixels: np.ndarray, offset: float, shrink: float, n: int) -> np.ndarray:
-    """Exact means of `n` stretches of `shrink` rows from row `offset` on, (n, ...) float64."""
-    total = np.zeros((len(pixels) + 1, *pixels.shape[1:]))
-    np.cumsum(pixels, axis=0, out=total[1:])
-    edges = np.minimum(offset + shrink * np.arange(n + 1), len(pixels))
-    whole = np.minimum(edges.astype(np.intp), len(pixels) - 1)
-    share = (edges - whole).reshape(-1, *[1] * (pixels.ndim - 1))
-    return np.diff(total[whole] + share * pixels[whole], axis=0) / shrink

@@ -17,6 +17,14 @@ class Level:
     downsample: float
 
 
+class RejectedError(Exception):
+    """A slide that cannot be used: verdict, what was found and expected, and what to do."""
+
+    def __init__(self, verdict: str, reason: str, cure: str) -> None:
+        super().__init__(verdict, reason, cure)
+        self.verdict, self.reason, self.cure = verdict, reason, cure
+
+
 @dataclass(frozen=True)
 class SlideRecord:
     """What `lowmag inspect` found; fields that a rejected slide does not give are None."""
@@ -81,10 +89,17 @@ def load_record(path: Path) -> SlideRecord:
         ) from error
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files right in a folder; raises OSError."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+
+
 def require_same_file(record: SlideRecord) -> None:
     """Raise UserError when the slide's file is gone or has another size than when it was inspected."""
     try:
-        size = Path(record.path).stat().st_size
+        size = size_of(Path(record.path))
     except OSError as error:
         raise UserError(
             f"slide {record.slide_id} was there when it was inspected and cannot be read now "

@@ -46,8 +46,11 @@ class Source(Protocol):
     @property
     def background(self) -> tuple[int, int, int]: ...
 
-    def read(self, level: int, x: int, y: int, width: int, height: int) -> Region:
-        """The pixels of a window; raises UnreadableError."""
+    def read(self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1) -> Region:
+        """A window of a level, averaged over blocks of `shrink` pixels, which divides its width and height.
+
+        Raises UnreadableError.
+        """
         ...
 
     def close(self) -> None: ...
