@@ -65,7 +65,7 @@ def tile_cut(
     else:
         from lowmag.exchange import read_coords
 
-        found = read_coords(coords)
+        found = read_coords(coords, slide.levels)
         extent = extent_of(found, slide, options, coords)
         fields = fields_at(found.xy, extent, tissue)
         fields = thinned(fields, slide.slide_id, options.max_per_slide)

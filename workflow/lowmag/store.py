@@ -255,6 +255,16 @@ class TileFile:
         return str(self.attributes.get("unit", "tile"))
 
     @property
+    def classes(self) -> list[str]:
+        """Names of the classes that `label` counts; none where tiles have no labels of their own."""
+        return [str(name) for name in self.attributes.get("classes", ())]
+
+    @property
+    def coords_attributes(self) -> dict[str, Any]:
+        """What TRIDENT, and perhaps CLAM, read of the fields' size; none in a file of a rejected slide."""
+        return dict(dataset(self._file, "coords").attrs)
+
+    @property
     def icc(self) -> str:
         """What was done with the slide's colour profile: `absent`, `kept` or `srgb`."""
         found = str(self.attributes.get("icc", "absent"))

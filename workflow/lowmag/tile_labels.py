@@ -20,11 +20,11 @@ from lowmag.overlap import class_shares
 from lowmag.record import SlideRecord
 from lowmag.regions import Drawing, Region
 from lowmag.sections import Annotations
+from lowmag.store import LABEL_OF_SLIDE, NO_LABEL
 
 if TYPE_CHECKING:
     from lowmag.slides import SlideRow
 
-OF_SLIDE, NO_LABEL = -1, -2  # in the column `label` of tile files
 NONE, SLIDE = "none", "slide"  # words of the config in the place of a class
 ROUNDING = 1e-6  # of a tile: exact halves stay halves
 SHOWN = 10
@@ -69,7 +69,7 @@ class TileLabels:
         if outside in self.classes:
             shares[:, self.classes.index(outside)] += ground
         elif outside == SLIDE:
-            codes[-1] = OF_SLIDE
+            codes[-1] = LABEL_OF_SLIDE
             shares = np.column_stack([shares, ground])
         if not len(shares):
             return np.zeros(0, np.int16)

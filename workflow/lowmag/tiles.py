@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Labels(Protocol):
-    """What gives fields their labels; see lowmag.tile_labels."""
+    """What gives fields their labels, numbers of `classes`; see lowmag.tile_labels."""
 
+    @property
+    def classes(self) -> Sequence[str]: ...
     def labels(self, boxes: np.ndarray) -> np.ndarray: ...
 
 
@@ -96,6 +99,8 @@ def _write_readable(slide: SlideRecord, request: _Request, out: Path) -> None:
         else:
             cut = tile_cut(source, slide, tissue, options, request.coords)
         attributes = root_attributes(slide, options) | {"ratio": cut.ratio} | dict(cut.attributes)
+        if request.labels is not None:
+            attributes["classes"] = list(request.labels.classes)
         with writing(out, request.layout, attributes, coords_attributes=cut.coords_attributes) as writer:
             _write_fields(source, cut, request, writer)
 
