@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pytest
-from lowmag.concerns import KINDS, beyond_fences, concerns_of, gravity
+from lowmag.concerns import KINDS, Concern, beyond_fences, concerns_of, gravity
 from lowmag.record import SlideRecord
 from lowmag.slide_facts import SlideFacts, TileFacts, TissueFacts
 
@@ -94,5 +94,7 @@ def test_graver_comes_first():
     order = [slide("n", notes=("x",)), slide("r", verdict="missing", tiles=None), slide("e", tiles=tiles(0))]
     found = concerns_of(order)
     assert sorted(found, key=lambda name: gravity(found[name])) == ["r", "e", "n"]
+    mild, strong = (gravity([Concern("blur", "", weight)]) for weight in (0.2, 0.9))
+    assert strong < mild
     assert gravity([]) > max(gravity(own) for own in found.values())
     assert all(kind in KINDS for own in found.values() for kind in [concern.kind for concern in own])

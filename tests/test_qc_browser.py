@@ -214,6 +214,27 @@ def test_nothing_reaches_over_the_edge_of_a_narrow_screen(shown: Browser):
         assert shown.run("[innerWidth, document.documentElement.scrollWidth]") == [width_px, width_px]
 
 
+def test_of_thousands_of_rows_some_are_shown_at_a_time(browser: Browser, page: Path, monkeypatch):
+    monkeypatch.setattr(qc, "ROWS_AT_ONCE", 2)
+    short = page.with_name("short.html")
+    qc.write_page(page.parent, short, QC(samples=1))
+    browser.open(short)
+    assert names(browser) == AS_FIRST_SHOWN[:2]
+    assert state(browser) == "6 of 6 slides"
+    press_heading(browser, "tiles")
+    assert names(browser) == ["fine-2", "fine-1"]
+    more = "document.querySelector('#more button')"
+    browser.run(f"{more}.click()")
+    assert names(browser) == ["fine-2", "fine-1", "noted", "fine-10"]
+    browser.run(f"{more}.click()")
+    assert browser.run(f"{more}.parentElement.hidden")
+    press_chip(browser, "verdict", "ok")
+    assert len(names(browser)) == 2
+    browser.open(short, "#s6")
+    assert names(browser) == [*AS_FIRST_SHOWN[:2], AS_FIRST_SHOWN[5]]
+    assert browser.problems == []
+
+
 def test_a_plain_table_sorts_by_its_rows(browser: Browser, tmp_path: Path):
     """The same script serves the tables of the report."""
     script = (Path(qc.__file__).parent / "templates/sort.js").read_text(encoding="utf-8")

@@ -31,12 +31,16 @@ KINDS = {
 }
 
 
+Unusual = tuple[str, str, float]  # a slide, the reason, how far off it is
+
+
 @dataclass(frozen=True)
 class Concern:
-    """Why a person should look at a slide: the kind (see KINDS) and the reason in a few words."""
+    """Why a person should look at a slide: a kind of KINDS, the reason in a few words, how far off it is."""
 
     kind: str
     text: str
+    weight: float = 0.0
 
 
 def concerns_of(cohort: Sequence[SlideFacts]) -> dict[str, list[Concern]]:
@@ -48,16 +52,17 @@ def concerns_of(cohort: Sequence[SlideFacts]) -> dict[str, list[Concern]]:
         ("pen", _share("pen")),
         ("area", _area),
     ):
-        for slide_id, text in unusual(cohort):
-            found[slide_id].append(Concern(kind, text))
+        for slide_id, text, weight in unusual(cohort):
+            found[slide_id].append(Concern(kind, text, weight))
     rank = {kind: n for n, kind in enumerate(KINDS)}
     return {slide_id: sorted(own, key=lambda concern: rank[concern.kind]) for slide_id, own in found.items()}
 
 
-def gravity(concerns: Sequence[Concern]) -> tuple[int, int]:
-    """A key that puts the slide to look at first in front."""
-    ranks = [list(KINDS).index(concern.kind) for concern in concerns]
-    return (min(ranks, default=len(KINDS)), -len(ranks))
+def gravity(concerns: Sequence[Concern]) -> tuple[int, float, int]:
+    """A key that puts the slide to look at first in front; `concerns` with the gravest first."""
+    if not concerns:
+        return len(KINDS), 0.0, 0
+    return list(KINDS).index(concerns[0].kind), -concerns[0].weight, -len(concerns)
 
 
 def _own(facts: SlideFacts) -> list[Concern]:
@@ -68,11 +73,12 @@ def _own(facts: SlideFacts) -> list[Concern]:
     if facts.is_empty:
         found.append(Concern("empty", "no tile"))
     if facts.tiles and (n := facts.tiles.flags.get("read_error")):
-        found.append(Concern("unread", f"{whole(n)} of {whole(facts.tiles.n)} tiles cannot be read"))
+        text = f"{whole(n)} of {whole(facts.tiles.n)} tiles cannot be read"
+        found.append(Concern("unread", text, facts.tiles.share("read_error")))
     return found + [Concern("note", note) for note in facts.notes]
 
 
-def _scale(cohort: Sequence[SlideFacts]) -> Iterable[tuple[str, str]]:
+def _scale(cohort: Sequence[SlideFacts]) -> Iterable[Unusual]:
     """Slides whose scale is away from the median of the same vendor and objective power."""
     scanners: dict[tuple[str | None, float | None], dict[str, float]] = defaultdict(dict)
     for facts in cohort:
@@ -83,16 +89,14 @@ def _scale(cohort: Sequence[SlideFacts]) -> Iterable[tuple[str, str]]:
         scanner = f"{vendor or 'an unknown scanner'}{f' at {power:g}x' if power else ''}"
         for slide_id, mpp in scales.items():
             if len(scales) >= FEWEST_OF_A_SCANNER and abs(mpp / middle - 1) > SCALE_DIFFERENCE:
-                yield (
-                    slide_id,
-                    (f"{three_digits(mpp)} µm per pixel, the median of {scanner} is {three_digits(middle)}"),
-                )
+                text = f"{three_digits(mpp)} µm per pixel, the median of {scanner} is {three_digits(middle)}"
+                yield slide_id, text, abs(math.log(mpp / middle))
 
 
-def _share(flag: str) -> Callable[[Sequence[SlideFacts]], Iterable[tuple[str, str]]]:
+def _share(flag: str) -> Callable[[Sequence[SlideFacts]], Iterable[Unusual]]:
     word = {"blur": "are blurred", "pen": "show pen"}[flag]
 
-    def unusual(cohort: Sequence[SlideFacts]) -> Iterable[tuple[str, str]]:
+    def unusual(cohort: Sequence[SlideFacts]) -> Iterable[Unusual]:
         shares = {
             facts.slide_id: facts.tiles.share(flag) for facts in cohort if facts.tiles and facts.tiles.n
         }
@@ -100,17 +104,18 @@ def _share(flag: str) -> Callable[[Sequence[SlideFacts]], Iterable[tuple[str, st
         middle = float(np.median(list(shares.values()) or [0.0]))
         for slide_id, share in shares.items():
             if share > MOST_SHARE or (slide_id in outliers and share > max(LEAST_SHARE, middle)):
-                yield slide_id, f"{percent(share)} of its tiles {word}"
+                yield slide_id, f"{percent(share)} of its tiles {word}", share
 
     return unusual
 
 
-def _area(cohort: Sequence[SlideFacts]) -> Iterable[tuple[str, str]]:
+def _area(cohort: Sequence[SlideFacts]) -> Iterable[Unusual]:
     """Slides with far less or far more tissue, by ratio."""
     areas = {f.slide_id: f.tissue.area_mm2 for f in cohort if f.tissue and f.tissue.area_mm2}
     for slide_id in sorted(beyond_fences({name: math.log(area) for name, area in areas.items()})):
-        middle = three_digits(float(np.median(list(areas.values()))))
-        yield slide_id, f"{three_digits(areas[slide_id])} mm² of tissue, the median is {middle}"
+        middle, area = float(np.median(list(areas.values()))), areas[slide_id]
+        text = f"{three_digits(area)} mm² of tissue, the median is {three_digits(middle)}"
+        yield slide_id, text, abs(math.log(area / middle))
 
 
 def beyond_fences(values: dict[str, float]) -> set[str]:

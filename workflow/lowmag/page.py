@@ -10,6 +10,8 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from lowmag.wording import whole
+
 SIDE_PX = 240
 
 
@@ -43,6 +45,7 @@ def render(template: str, content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["thousands"] = whole
     return environment.get_template(template).render(content)
 
 

@@ -28,6 +28,7 @@ from lowmag.store import FLAGS
 from lowmag.wording import byte_size, count, percent, seconds, whole
 
 MOST_BYTES = 8_000_000  # of pictures on the page
+ROWS_AT_ONCE = 200
 MOST_NAMED = 12  # slides of one kind that are named on top
 SIZE_MARK = (
     "\ue000"  # stands for the size of the page until the page is there; it comes before any foreign text
@@ -112,6 +113,7 @@ def _content(
         "flag_colours": FLAG_COLOURS,
         "meanings": VERDICTS,
         "spreads": spreads(cohort, concerns),
+        "step": ROWS_AT_ONCE,
         "n_pictured": len(pictures),
         "n_left_out": n_tiled - len(pictures),
         "anonymise": aliases.anonymise,
@@ -133,11 +135,16 @@ def sentences(cohort: Sequence[SlideFacts]) -> list[str]:
     names = [name_of(m) for m in tiled[0].magnifications]
     area = sum(facts.tissue.area_mm2 for facts in cohort if facts.tissue)
     second = f"They give {count(n, tiled[0].unit)}{edge}, each at {', '.join(names)}"
-    second += f", from {whole(area)} mm² of tissue" if area >= 1 else ""
+    second += f", from {square(area)} of tissue" if area >= 1 else ""
     flagged = sum((Counter(tiles.flags) for tiles in tiled), Counter[str]())
     parts = [f"{whole(k)} {FLAG_WORDS[f]} ({percent(k / n)})" for f in FLAG_COLOURS if (k := flagged[f])]
     third = [f"Of the {tiled[0].unit}s, {', '.join(parts)}."] if parts else []
     return [f"{first}.", f"{second}.", *third]
+
+
+def square(area_mm2: float) -> str:
+    """An area in the unit that fits."""
+    return f"{whole(area_mm2)} mm²" if area_mm2 < 10_000 else f"{whole(area_mm2 / 100)} cm²"
 
 
 def effort(cohort: Sequence[SlideFacts]) -> str:

@@ -1,5 +1,7 @@
-// Opens rows, filters them and copies cures; without it every row is open.
+// Opens rows, filters them and copies cures; without it every row is there and open.
 const cohort = document.querySelector("table.cohort");
+const step = Number(cohort.dataset.step);  // rows at a time: a browser lays out thousands slowly
+let most = step;
 const slides = [...cohort.tBodies];
 const inner = (slide) => slide.querySelector("button[aria-expanded]");
 
@@ -17,6 +19,7 @@ const goTo = () => {
   const slide = slides.find((other) => `#${other.id}` === location.hash);
   if (!slide) return;
   if (slide.hidden) clear();
+  slide.hidden = false;
   open(slide, true);
   slide.scrollIntoView({block: "start"});
   inner(slide).focus({preventScroll: true});
@@ -29,6 +32,7 @@ const textOf = (slide) => {
   if (!texts.has(slide)) texts.set(slide, slide.textContent.toLowerCase());
   return texts.get(slide);
 };
+const apart = (n) => n.toLocaleString("en").replaceAll(",", "\u202f");
 const filter = () => {
   const wanted = {};  // any of a group, and all groups
   for (const {dataset: {group, key}} of chips.filter((chip) => chip.getAttribute("aria-pressed") === "true"))
@@ -40,26 +44,29 @@ const filter = () => {
       return keys.some((key) => own.includes(key));
     }) && words.every((word) => textOf(slide).includes(word));
   let n = 0;
-  for (const slide of slides) {
-    const isShown = fits(slide);
-    n += isShown;
+  for (const slide of cohort.tBodies) {  // in the order they stand in now
+    const isShown = fits(slide) && ++n <= most;
     if (slide.hidden === isShown) slide.hidden = !isShown;
   }
-  document.getElementById("shown").textContent = `${n} of ${slides.length} slides`;
+  document.getElementById("shown").textContent = `${apart(n)} of ${apart(slides.length)} slides`;
   document.getElementById("clear").hidden = n === slides.length;
   document.getElementById("none").hidden = n > 0;
+  document.getElementById("more").hidden = n <= most;
 };
+const filterAnew = () => { most = step; filter(); };
 const clear = () => {
   search.value = "";
   chips.forEach((chip) => chip.setAttribute("aria-pressed", "false"));
-  filter();
+  filterAnew();
 };
 for (const chip of chips) chip.addEventListener("click", () => {
   chip.setAttribute("aria-pressed", chip.getAttribute("aria-pressed") !== "true");
-  filter();
+  filterAnew();
 });
 let waiting;
-search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 120); });
+search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filterAnew, 120); });
+cohort.addEventListener("sorted", filterAnew);
+document.querySelector("#more button").addEventListener("click", () => { most += step; filter(); });
 document.getElementById("clear").addEventListener("click", clear);
 document.getElementById("clear-too").addEventListener("click", clear);
 document.getElementById("tiles").addEventListener("change", (event) => cohort.classList.toggle("bare", !event.target.checked));
@@ -70,5 +77,6 @@ for (const button of document.querySelectorAll(".copy button")) button.addEventL
   try { await navigator.clipboard.writeText(code.textContent); button.textContent = "copied"; } catch { button.textContent = "selected"; }
 });
 document.querySelector(".filters").hidden = false;
+document.getElementById("more").hidden = slides.length <= step;
 addEventListener("hashchange", goTo);
 goTo();

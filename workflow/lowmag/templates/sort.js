@@ -25,6 +25,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     known.sort(([a], [b]) => (isUp ? 1 : -1) * (isName ? collator.compare(a, b) : a - b));
     const parent = isGrouped ? table : table.tBodies[0];
     parent.append(...[...known, ...unknown].map(([, entry]) => entry));
+    table.dispatchEvent(new Event("sorted"));
   };
   heads.forEach((head, column) => {
     if (!head.textContent.trim()) return;
