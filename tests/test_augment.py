@@ -76,6 +76,15 @@ def test_draws_are_frozen():
     torch.testing.assert_close(found, torch.tensor(FROZEN_COLOUR), rtol=0, atol=1e-6)
 
 
+def test_flips_alone_are_drawn_evenly_and_without_quarter_turns():
+    views = augment.draw_views(0, 0, IDS, with_turns=False)
+    counts = torch.bincount(views, minlength=8)
+    assert counts[4:].sum() == 0
+    # Four standard deviations of a binomial with n = 4000 and p = 1/4.
+    assert (counts[:4] - len(IDS) / 4).abs().max() < 4 * (len(IDS) * 3 / 16) ** 0.5
+    assert not torch.equal(views, augment.draw_views(0, 1, IDS, with_turns=False))
+
+
 @pytest.mark.parametrize("draw", ["views", "colour"])
 def test_draws_do_not_depend_on_the_batch(draw):
     def drawn(ids):

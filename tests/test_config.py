@@ -13,11 +13,13 @@ from lowmag import config
 from lowmag.config import parse_config, parse_options
 from lowmag.errors import UserError
 from lowmag.models import build
-from lowmag.recipe import StudentTraining
+from lowmag.recipe import Augment, Students, StudentTraining, Teacher
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run
 from lowmag.terms import Method
 from pydantic import BaseModel
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
 
 REPOSITORY = Path(__file__).parents[1]
 FREE_NAMES = {"methods", "columns"}  # the user makes up the keys below these
@@ -322,6 +324,50 @@ def test_defaults_said_in_the_config_file_are_the_defaults(config_yaml):
 )
 def test_studies_are_valid(path):
     parse_config(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def merged(*names: str) -> dict[str, Any]:
+    """What Snakemake makes of several config files, read by its own loader."""
+    content: dict[str, Any] = {}
+    for name in names:
+        update_config(content, load_configfile(str(REPOSITORY / name)))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("base", "added"),
+    [
+        ("ebhi", "comparators"),
+        ("dipalma2021", "dipalma2021_terms"),
+        ("delamor2024", "delamor2024_terms"),
+    ],
+)
+def test_studies_of_terms_go_with_their_base(base, added):
+    files = ("config.yaml", f"workflow/studies/{base}.yaml", f"workflow/studies/{added}.yaml")
+    alone, both = parse_config(merged(*files[:2])), parse_config(merged(*files))
+    assert len(both.methods) >= len(alone.methods) + 6
+    assert both.model_copy(update={"methods": alone.methods}) == alone
+
+
+def test_terms_across_the_batch_are_refused_one_picture_at_a_time():
+    files = ("config.yaml", "workflow/studies/dipalma2021.yaml", "workflow/studies/comparators.yaml")
+    with pytest.raises(UserError, match="method dist: correlation is no mean over pictures"):
+        parse_config(merged(*files))
+
+
+@pytest.mark.parametrize("study", ["dipalma2021", "delamor2024"])
+def test_a_papers_study_states_every_option_of_training(study):
+    """A default that changes must not change a paper."""
+    content = load_configfile(str(REPOSITORY / f"workflow/studies/{study}.yaml"))
+    assert set(content["teacher"]) == set(Teacher.model_fields)
+    assert set(content["students"]) == set(Students.model_fields)
+    assert set(content["teacher"]["augment"]) == set(Augment.model_fields)
+
+
+def test_the_papers_methods_are_the_same_in_their_study_and_by_default():
+    for name in ("dipalma2021", "delamor2024"):
+        study = parse_config(merged(f"workflow/studies/{name}.yaml"))
+        assert study.methods[name] == config.Config().methods[name]
 
 
 @pytest.mark.parametrize(

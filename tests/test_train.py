@@ -18,6 +18,7 @@ from lowmag import train
 from lowmag.checkpoint import EXIT_UNFINISHED, locked
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
+from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.models import build, load_model, prepare, weights_sha256
 from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS
@@ -375,6 +376,15 @@ def test_unlabelled_tiles_for_labels_only_are_refused(cohort: Path, tmp_path: Pa
 def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="have grid 2, expected 1"):
         train_distilled(job_of(cohort, tmp_path / "run"), QUICK.model_copy(update={"stride": 16}))
+
+
+def test_flips_alone_are_what_the_student_is_shown(cohort: Path, tmp_path: Path) -> None:
+    for dihedral, seen in ((True, {0, 1, 2, 3, 4, 5, 6, 7}), ("flips", {0, 1, 2, 3}), (False, {0})):
+        options = StudentTraining.model_validate({**QUICK.model_dump(), "augment": {"dihedral": dihedral}})
+        task = Task(job_of(cohort, tmp_path / "run"), "student", options, LABELS)
+        lesson = prepare_lesson(task, torch.device("cpu"))
+        views = torch.cat([plan_epoch(lesson, epoch).views for epoch in range(4)])
+        assert set(views.tolist()) == seen
 
 
 def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Path) -> None:

@@ -42,9 +42,14 @@ def apply_views(x: Tensor, views: Tensor) -> Tensor:
     return torch.where((views & LEFT_RIGHT).bool(), x.flip(-1), x)
 
 
-def draw_views(seed: int, epoch: int, tile_ids: Tensor | np.ndarray) -> Tensor:
-    """The view of every tile in an epoch, (N,) long in 0..7 on the CPU, uniform over the 8."""
-    return torch.from_numpy((_bits(seed, epoch, tile_ids, 1)[:, 0] >> np.uint64(61)).astype(np.int64))
+def draw_views(seed: int, epoch: int, tile_ids: Tensor | np.ndarray, *, with_turns: bool = True) -> Tensor:
+    """The view of every tile in an epoch, (N,) long on the CPU, uniform over 0..7.
+
+    Without quarter turns over 0..3: both flips, each of every second tile, as DiPalma et al. 2021 draw them.
+    """
+    n_bits = 3 if with_turns else 2
+    bits = _bits(seed, epoch, tile_ids, 1)[:, 0]
+    return torch.from_numpy((bits >> np.uint64(64 - n_bits)).astype(np.int64))
 
 
 def draw_colour(seed: int, epoch: int, tile_ids: Tensor | np.ndarray, options: Augment) -> Tensor:

@@ -156,7 +156,8 @@ def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
     )
     views = torch.zeros(len(order), dtype=torch.long)
     if options.augment.dihedral:
-        views = draw_views(job.seed, epoch, order)
+        with_turns = options.augment.dihedral != "flips"
+        views = draw_views(job.seed, epoch, order, with_turns=with_turns)
     colour = draw_colour(job.seed, epoch, order, options.augment)
     changes = bool((colour != 1).any())
     where = lesson.targets.index_device if lesson.targets else torch.device("cpu")

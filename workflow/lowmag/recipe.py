@@ -12,7 +12,9 @@ VGG16_STRIDE = 16
 
 
 class Augment(Section):
-    dihedral: bool = Field(default=True, description="the 8 exact flips and rotations")
+    dihedral: bool | Literal["flips"] = Field(
+        default=True, description="the 8 exact flips and rotations; flips: the 4 without quarter turns"
+    )
     brightness: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of brightness")
     contrast: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of contrast")
     saturation: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of saturation")
