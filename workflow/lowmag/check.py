@@ -226,7 +226,7 @@ def _scale(
     if not scales:
         raise RejectedError(
             "no_mpp",
-            "no micrometres per pixel in its properties, nor a TIFF resolution, nor an objective power",
+            "no micrometres per pixel in its properties, nor a TIFF resolution, OME-XML or objective power",
             f"{cure} (0.25 is usual for 40x, 0.5 for 20x), or set check.assume_mpp for all such slides",
         )
     found = scale.choose_scale(scales, options)

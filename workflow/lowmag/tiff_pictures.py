@@ -6,7 +6,7 @@ from lowmag import tiff
 from lowmag.source import true_levels
 from lowmag.tiff import Directory, Tiff
 
-PREMULTIPLIED, STRAIGHT = 1, 2  # kinds of alpha
+ALPHA = (1, 2)  # values of EXTRA_SAMPLES: multiplied in, and not; 0 is a sample of unknown meaning
 PALETTE = 3  # a value of PHOTOMETRIC
 COLOURS = {0: "grey", 1: "grey", 5: "CMYK", 8: "Lab"}  # those not taken
 LARGEST_EDGE_PX = 1_000_000
@@ -16,12 +16,12 @@ LARGEST_FLAT_PX = 1_000_000_000  # of a picture in strips, which is unpacked who
 
 @dataclass(frozen=True)
 class Page:
-    """Where a level is: page of the file, number among those below it (-1: itself), and its alpha."""
+    """Where a level is: page of the file, number among those below it (-1: itself), its alpha."""
 
     page: int
     below: int
     size: tuple[int, int]
-    alpha: int
+    has_alpha: bool
 
 
 def find_pages(file: Tiff) -> list[Page]:
@@ -41,17 +41,15 @@ def find_pages(file: Tiff) -> list[Page]:
             ratio = true_levels([base[2].size, size])[1].downsample
             if ratio == round(ratio):
                 found.append(page)
-    return [Page(page, below, directory.size, _alpha(directory)) for page, below, directory in found]
+    return [Page(page, below, directory.size, _has_alpha(directory)) for page, below, directory in found]
 
 
 def _kind(directory: Directory) -> tuple[int, ...]:
     return directory.number(tiff.SAMPLES, 1), *directory.numbers(tiff.BITS).tolist()
 
 
-def _alpha(directory: Directory) -> int:
-    """How a fourth sample is to be taken; 0: not at all."""
-    kind = directory.number(tiff.EXTRA_SAMPLES)
-    return kind if directory.number(tiff.SAMPLES, 1) == 4 and kind in (PREMULTIPLIED, STRAIGHT) else 0
+def _has_alpha(directory: Directory) -> bool:
+    return directory.number(tiff.SAMPLES, 1) == 4 and directory.number(tiff.EXTRA_SAMPLES) in ALPHA
 
 
 def directory_of(file: Tiff, page: Page) -> Directory:

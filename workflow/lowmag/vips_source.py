@@ -12,7 +12,7 @@ import numpy as np
 from lowmag import tiff
 from lowmag.downsample import area_mean
 from lowmag.source import WHITE, Region, UnreadableError, true_levels
-from lowmag.tiff_pictures import PREMULTIPLIED, Page, find_pages
+from lowmag.tiff_pictures import Page, find_pages
 
 if TYPE_CHECKING:
     import pyvips
@@ -74,7 +74,9 @@ class VipsSource:
         opaque = 0.0
         if left < right and top < bottom:
             found = self._fetch(level, left, top, right - left, bottom - top)
-            flat, opaque = laid_on(found, self._pages[level].alpha, self.background)
+            flat, opaque = found[..., :3], 1.0
+            if self._pages[level].has_alpha:
+                flat, opaque = laid_on(found, self.background)
             pixels[top - y : bottom - y, left - x : right - x] = flat
             opaque *= found.shape[0] * found.shape[1] / (width * height)
         return Region(area_mean(pixels, shrink), 1 - opaque)
@@ -113,11 +115,11 @@ class VipsSource:
         return self._regions[level]
 
 
-def laid_on(pixels: np.ndarray, alpha: int, background: tuple[int, int, int]) -> tuple[np.ndarray, float]:
-    """RGB or RGBA pixels as RGB on a background, and the share of them that is opaque."""
-    if not alpha or pixels.shape[2] == 3:
-        return pixels[..., :3], 1.0
+def laid_on(pixels: np.ndarray, background: tuple[int, int, int]) -> tuple[np.ndarray, float]:
+    """RGBA pixels as RGB on a background, and the share of them that is opaque.
+
+    libvips takes out an alpha that was multiplied in.
+    """
     colours, cover = pixels[..., :3].astype(np.float32), pixels[..., 3:].astype(np.float32) / 255
-    own = colours if alpha == PREMULTIPLIED else colours * cover
-    flat = own + (1 - cover) * np.array(background, np.float32)
+    flat = colours * cover + (1 - cover) * np.array(background, np.float32)
     return np.rint(flat).clip(0, 255).astype(np.uint8), float(cover.mean())
