@@ -155,7 +155,7 @@ def test_file_says_where_it_comes_from(tmp_path, picture):
     path = write_slide(tmp_path / "a.tiff", picture)
     with TileFile(cut(tmp_path, path)) as file:
         found = file.attributes
-    assert found["reader"] == "openslide"
+    assert found["reader"] == "segments"
     assert found["lowres_source"] == "derived"
     assert found["mpp_source"] == "openslide.mpp"
     assert found["source_size"] == path.stat().st_size

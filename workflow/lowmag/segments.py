@@ -1,10 +1,12 @@
-"""Pixels of tiled JPEG TIFFs (SVS among them) from the file's own segments, by a strict decoder.
+"""Pixels of tiled JPEG and deflate TIFFs (SVS among them) from the file's own segments, decoded strictly.
 
 OpenSlide spends most of a read on drawing, and maps places through a mean downsample. Here each segment is
-read where it lies and decoded once; a damaged one is an error, where tolerant decoders give magenta.
+read where it lies and decoded once; a damaged one is an error, where tolerant decoders give magenta and
+libtiff passes over the checksum of deflate.
 """
 
 import os
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +19,12 @@ from lowmag import tiff
 from lowmag.averaging import BlockMean
 from lowmag.downsample import area_mean
 from lowmag.source import WHITE, Region, UnreadableError, true_levels
-from lowmag.tiff import JPEG, RGB, YCBCR, Directory, Tiff, every_directory, open_tiff
+from lowmag.tiff import DEFLATE, JPEG, RGB, YCBCR, Directory, Tiff, every_directory, open_tiff
 
 CACHE_BYTES = 128 << 20
 LARGEST_SEGMENT_PX = 4096
 MOST_REMEMBERED = 4096  # segments decoded and not kept
+NO_PREDICTOR, BY_ROW = 1, 2  # values of PREDICTOR
 START = b"\xff\xd8"
 ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and the transform: 0 RGB, 1 YCbCr
 
@@ -30,15 +33,16 @@ ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # and the transform: 0
 class SegmentLevel:
     """Where the segments of a level lie, row by row; all measure `tile` (width, height), also at the edges.
 
-    `prefix` stands in for the start of each: the tables they share, and a marker of their colours, without
-    which decoders guess.
+    `prefix` stands in for the start of each JPEG: the tables they share, and a marker of their colours,
+    without which decoders guess. It is None of deflated segments, which hold differences if `by_row`.
     """
 
     size: tuple[int, int]
     tile: tuple[int, int]
     offsets: np.ndarray
     counts: np.ndarray
-    prefix: bytes
+    prefix: bytes | None
+    by_row: bool = False
 
     @property
     def across(self) -> int:
@@ -51,7 +55,7 @@ class SegmentLevel:
 
 
 def find_levels(file: Tiff, sizes: Sequence[tuple[int, int]]) -> list[SegmentLevel] | None:
-    """The levels of these sizes, or None unless each has a directory of JPEG tiles, 8 bits, RGB or YCbCr."""
+    """The levels of these sizes, or None unless each has a directory of tiles that are read here."""
     found = {}
     for directory in every_directory(file):
         if directory.size in sizes and directory.size not in found and (level := _level_of(directory)):
@@ -61,10 +65,12 @@ def find_levels(file: Tiff, sizes: Sequence[tuple[int, int]]) -> list[SegmentLev
 
 def _level_of(directory: Directory) -> SegmentLevel | None:
     size, tile = directory.size, (directory.number(tiff.TILE_WIDTH), directory.number(tiff.TILE_LENGTH))
-    colours = directory.number(tiff.PHOTOMETRIC)
+    colours, compression = directory.number(tiff.PHOTOMETRIC), directory.number(tiff.COMPRESSION)
+    predictor = directory.number(tiff.PREDICTOR, 1)
     if (
-        directory.number(tiff.COMPRESSION) != JPEG
-        or colours not in (RGB, YCBCR)
+        (colours not in (RGB, YCBCR) if compression == JPEG else colours != RGB)
+        or compression not in (JPEG, *DEFLATE)
+        or predictor not in (NO_PREDICTOR, BY_ROW)
         or directory.numbers(tiff.BITS).tolist() != [8, 8, 8]
         or directory.number(tiff.SAMPLES, 1) != 3
         or directory.number(tiff.PLANAR, 1) != 1
@@ -75,6 +81,8 @@ def _level_of(directory: Directory) -> SegmentLevel | None:
     expected = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
     if not len(offsets) == len(counts) == expected:
         return None
+    if compression != JPEG:
+        return SegmentLevel(size, tile, offsets, counts, None, predictor == BY_ROW)
     tables = directory.content(tiff.JPEG_TABLES)
     shared = tables[2:-2] if tables.startswith(START) and tables.endswith(b"\xff\xd9") else b""
     prefix = START + ADOBE + bytes([colours == YCBCR]) + shared
@@ -82,7 +90,7 @@ def _level_of(directory: Directory) -> SegmentLevel | None:
 
 
 class SegmentSource:
-    """A tiled JPEG TIFF read by segment; `sizes` are those of the levels wanted, finest first.
+    """A tiled JPEG or deflate TIFF read by segment; `sizes` are those of the levels wanted, finest first.
 
     Segments that a window takes in part are kept, `cache_bytes` of them at most; those it takes whole are
     decoded into the window, and kept only once it shows that windows overlap. Raises UnreadableError when the
@@ -101,7 +109,7 @@ class SegmentSource:
             with file:
                 found = find_levels(file, sizes)
         if found is None:
-            raise UnreadableError(f"{self.path.name} does not have its {len(sizes)} levels as JPEG tiles")
+            raise UnreadableError(f"{self.path.name} does not have its {len(sizes)} levels as such tiles")
         self.segments = found
         self.levels = true_levels(sizes)
         self.exact = (True,) * len(sizes)
@@ -173,11 +181,11 @@ class SegmentSource:
         if offset <= 0 or offset + count > self._bytes:
             raise UnreadableError(f"{where} lies outside the file")
         content = self._fetch(offset, count, where)
-        if content[:2] != START:
-            raise UnreadableError(f"{where} is no JPEG")
         try:
-            pixels = simplejpeg.decode_jpeg(found.prefix + content[2:], "RGB", buffer=into)
-        except ValueError as error:
+            pixels = (
+                _inflated(content, found) if found.prefix is None else _unpacked(content, found.prefix, into)
+            )
+        except (ValueError, zlib.error) as error:
             raise UnreadableError(f"{where} is damaged: {error}") from error
         if pixels.shape != (found.tile[1], found.tile[0], 3):
             size = f"{pixels.shape[1]} x {pixels.shape[0]}"
@@ -199,6 +207,23 @@ class SegmentSource:
             os.close(self._descriptor)
             self._descriptor = descriptor
         raise UnreadableError(f"{where} lies outside the file")
+
+
+def _unpacked(content: bytes, prefix: bytes, into: np.ndarray | None) -> np.ndarray:
+    if content[:2] != START:
+        raise ValueError("it is no JPEG")
+    return simplejpeg.decode_jpeg(prefix + content[2:], "RGB", buffer=into)
+
+
+def _inflated(content: bytes, level: SegmentLevel) -> np.ndarray:
+    """The pixels of a deflated segment; its checksum and its size must fit."""
+    width, height = level.tile
+    stream = zlib.decompressobj()
+    unpacked = stream.decompress(content, width * height * 3 + 1)
+    if not stream.eof or len(unpacked) != width * height * 3:
+        raise ValueError("it does not unpack to the pixels of a tile")
+    pixels = np.frombuffer(unpacked, np.uint8).reshape(height, width, 3)
+    return np.cumsum(pixels, axis=1, dtype=np.uint8) if level.by_row else pixels
 
 
 Window = tuple[int, int, int, int]  # left, top, right, bottom in level pixels
