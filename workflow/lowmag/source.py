@@ -10,6 +10,7 @@ import numpy as np
 from lowmag.record import Level
 
 WHITE = (255, 255, 255)
+LARGEST_RATIO = 4096  # of levels, to look for; slides stay far below
 
 
 class UnreadableError(Exception):
@@ -60,14 +61,20 @@ def true_levels(sizes: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
     """Levels of the sizes given, finest first, with their true downsample.
 
     A scanner that halves 4443 pixels keeps 2221 of them: the mean ratio is 2.0005 and drifts by a pixel in
-    4443, the true one is 2. So the nearest whole number is taken where dividing level 0 by it gives the
-    level's size within a pixel; else it is the mean ratio of both axes.
+    4443, the true one is 2. So the whole number is taken that gives the level's size when level 0 is divided
+    by it, or that gives it within a pixel; else it is the mean ratio of both axes.
     """
-    width, height = sizes[0]
-    levels = []
-    for w, h in sizes:
-        mean = (width / w + height / h) / 2
-        whole = max(1, round(mean))
-        explains = abs(width // whole - w) <= 1 and abs(height // whole - h) <= 1
-        levels.append(Level(w, h, float(whole) if explains else mean))
-    return tuple(levels)
+    return tuple(Level(*size, _true_ratio(sizes[0], size)) for size in sizes)
+
+
+def _true_ratio(finest: tuple[int, int], size: tuple[int, int]) -> float:
+    mean = (finest[0] / size[0] + finest[1] / size[1]) / 2
+    nearest = max(1, round(mean))
+    # A level of a few pixels has many explanations: a power of two is the likely one.
+    near = range(max(1, int(0.75 * mean)), int(1.34 * mean) + 2)
+    near = sorted(near[:LARGEST_RATIO], key=lambda whole: (whole & (whole - 1) != 0, abs(whole - mean)))
+    for whole in near:
+        if (finest[0] // whole, finest[1] // whole) == size:
+            return float(whole)
+    explains = all(abs(n // nearest - own) <= 1 for n, own in zip(finest, size, strict=True))
+    return float(nearest) if explains else mean

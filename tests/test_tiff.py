@@ -1,0 +1,74 @@
+import itertools
+import struct
+
+import pytest
+import tifffile
+from lowmag import tiff
+from lowmag.tiff import every_directory, open_tiff, referenced_end
+from synthetic_slides import noise
+from synthetic_tiffs import Form, smooth, write_jpeg_tiff
+
+
+@pytest.mark.parametrize(("order", "big"), [*itertools.product("<>", (False, True))])
+def test_directories_are_read_in_both_orders_and_sizes(tmp_path, order, big):
+    path = tmp_path / "a.tif"
+    levels = [smooth(300, 280), smooth(75, 70)]
+    write_jpeg_tiff(path, levels, Form(order=order, big=big, tables=True, mpp=0.25, description="words"))
+    with open_tiff(path) as file, tifffile.TiffFile(path) as expected:
+        assert [directory.size for directory in file.directories] == [(280, 300), (70, 75)]
+        for directory, page in zip(file.directories, expected.pages, strict=True):
+            assert directory.numbers(tiff.TILE_OFFSETS).tolist() == list(page.dataoffsets)
+            assert directory.numbers(tiff.TILE_COUNTS).tolist() == list(page.databytecounts)
+            assert directory.numbers(tiff.BITS).tolist() == [8, 8, 8]
+            assert directory.content(tiff.JPEG_TABLES) == page.jpegtables
+            assert directory.text(tiff.DESCRIPTION) == "words"
+            assert directory.ratio(tiff.X_RESOLUTION) == 40_000
+        assert file.directories[0].number(tiff.EXTRA_SAMPLES, 7) == 7
+    assert referenced_end(path) == path.stat().st_size
+
+
+def test_directories_below_a_page_are_found(tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(noise(64, 64), subifds=2, photometric="rgb")
+        file.write(noise(32, 32), subfiletype=1, photometric="rgb")
+        file.write(noise(16, 16), subfiletype=1, photometric="rgb")
+        file.write(noise(8, 8), photometric="rgb")
+    with open_tiff(path) as file:
+        assert [directory.size for directory in file.directories] == [(64, 64), (8, 8)]
+        assert [directory.size[0] for directory in every_directory(file)] == [64, 32, 16, 8]
+
+
+def test_what_is_no_tiff_is_none(tmp_path):
+    (tmp_path / "a").write_bytes(b"\x89PNG")
+    assert open_tiff(tmp_path / "a") is None
+    assert referenced_end(tmp_path / "a") is None
+
+
+def head(offset, entries=b"", n=0):
+    """A little-endian file whose first directory at 8 has `n` entries."""
+    return b"II*\0" + struct.pack("<I", offset) + struct.pack("<H", n) + entries + bytes(4)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"II*\0",
+        head(8),
+        head(1 << 31),
+        head(8, struct.pack("<HHII", 324, 4, 0xFFFFFFFF, 8), 1),  # four thousand million offsets
+        head(8, struct.pack("<HHII", 324, 99, 1, 8), 1),  # a type that does not exist
+        head(8, struct.pack("<HHII", 330, 4, 1, 8), 1),  # below itself
+        head(8, struct.pack("<HHII", 282, 5, 1, 8), 1)[:-4] + struct.pack("<I", 8),  # followed by itself
+        head(8, b"", 65535),
+    ],
+)
+def test_nonsense_ends(tmp_path, content):
+    path = tmp_path / "a.tif"
+    path.write_bytes(content)
+    with open_tiff(path) as file:
+        assert len(every_directory(file)) <= 2
+        for directory in every_directory(file):
+            assert directory.numbers(tiff.TILE_OFFSETS).size == 0
+            assert directory.size == (0, 0)
+    assert isinstance(referenced_end(path), int)
