@@ -1,4 +1,3 @@
-import logging
 
 import numpy as np
 import pytest
@@ -129,37 +128,6 @@ def test_error_does_not_spread_to_other_places(tmp_path, picture):
             with pytest.raises(UnreadableError):
                 slide.read(0, 0, 32, (32, 32))
             np.testing.assert_array_equal(slide.read(64, 0, 32, (32, 32)), picture[:32, 64:96])
-
-
-def test_thumbnail_is_the_area_mean_with_its_place(pyramid, picture):
-    with slide_of(pyramid, (0.25, 0.25)) as slide:
-        small = slide.thumbnail(1.0, (0, 0, 520, 600))
-        part = slide.thumbnail(1.0, (40, 80, 400, 480))
-    assert (small.scale, small.origin) == (4, (0, 0))
-    np.testing.assert_array_equal(small.picture, reduced(picture, 4))
-    assert part.origin == (40, 80)
-    np.testing.assert_array_equal(part.picture, small.picture[20:140, 10:110])
-
-
-def test_thumbnail_in_blocks_equals_one_read(pyramid, monkeypatch):
-    with slide_of(pyramid, (0.25, 0.25)) as slide:
-        whole = slide.thumbnail(0.75, (0, 0, 520, 600))
-        monkeypatch.setattr("lowmag.reader.LARGEST_WINDOW_PX", 64)
-        np.testing.assert_array_equal(slide.thumbnail(0.75, (0, 0, 520, 600)).picture, whole.picture)
-
-
-def test_thumbnail_leaves_out_what_cannot_be_read(tmp_path, picture, caplog):
-    path = write_slide(tmp_path / "spoilt.tiff", picture)
-    spoil_tile(
-        path, level=0, index=9
-    )  # second row of 9 tiles, first column: inside the first 130 x 150 pixels
-    with slide_of(path, (0.5, 0.5)) as slide, caplog.at_level(logging.WARNING):
-        found = slide.thumbnail(1.0, (0, 0, 520, 600)).picture
-    right = reduced(picture, 2)
-    np.testing.assert_array_equal(found[75:], right[75:])
-    np.testing.assert_array_equal(found[:, 65:], right[:, 65:])
-    assert found[:75, :65].min() == 255
-    assert "cannot be read" in caplog.text
 
 
 def test_old_library_is_refused():

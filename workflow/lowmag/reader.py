@@ -5,13 +5,11 @@ source gives as they are stored, and the field starts on one of them; everything
 level.
 """
 
-import logging
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lowmag.averaging import stretch_means
 from lowmag.colour import Transform, read_profile, to_srgb
@@ -19,24 +17,13 @@ from lowmag.errors import UserError
 from lowmag.openslide_source import OpenSlideSource
 from lowmag.record import Level, SlideRecord
 from lowmag.segments import SegmentSource
-from lowmag.source import Region, Source, UnreadableError
+from lowmag.source import Region, Source
+from lowmag.thumbnail import Thumbnail, read_thumbnail
 from lowmag.vips_source import VipsSource
 
 COARSER_THAN_ASKED = 0.02  # level 0 this much coarser than asked for still counts as that scale
 EXACT = 1e-6
 LARGEST_WINDOW_PX = 2048
-SMALLEST_LOST_PX = 256
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Thumbnail:
-    """A small picture (h, w, 3) uint8 of the scanned part, its level-0 origin, level-0 pixels per pixel."""
-
-    picture: np.ndarray
-    origin: tuple[int, int]
-    scale: float
 
 
 def open_slide(record: SlideRecord, *, icc: str = "keep") -> "Slide":
@@ -167,52 +154,6 @@ class Slide:
         return Region(pixels, region.transparent)
 
     def thumbnail(self, mpp: float, bounds: tuple[int, int, int, int]) -> Thumbnail:
-        """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`.
-
-        It is read in blocks, so memory is bounded by the picture. Any level may serve: at this scale its
-        rounding does not matter. What cannot be read is left in background colour, with a warning.
-        """
-        ratio = mpp * 2 / sum(self.mpp)
-        level = max(k for k, own in enumerate(self.levels) if own.downsample <= max(1.0, ratio * 1.05))
-        step = self.levels[level].downsample
-        shrink = max(1, round(ratio / step))
-        x, y = (round(start / step) for start in bounds[:2])
-        across, down = (max(1, int(length / step)) for length in bounds[2:])
-        block = max(1, LARGEST_WINDOW_PX // shrink) * shrink
-        canvas = Image.new("RGB", (-(-across // shrink), -(-down // shrink)))
-        lost = 0
-        for top in range(0, down, block):
-            for left in range(0, across, block):
-                size = (min(block, across - left), min(block, down - top))
-                pixels, failed = self._pixels_or_background(level, (x + left, y + top), size)
-                lost += failed
-                canvas.paste(Image.fromarray(pixels).reduce(shrink), (left // shrink, top // shrink))
-        if lost:
-            log.warning(
-                "%s: %d blocks of level %d cannot be read and count as background",
-                self.path.name,
-                lost,
-                level,
-            )
-        return Thumbnail(
-            self._coloured(np.asarray(canvas)), (round(x * step), round(y * step)), step * shrink
-        )
-
-    def _pixels_or_background(
-        self, level: int, corner: tuple[int, int], size: tuple[int, int]
-    ) -> tuple[np.ndarray, int]:
-        """Pixels of a level, with what cannot be read in background colour, and the number of such blocks."""
-        try:
-            return self.source.read(level, *corner, *size).pixels, 0
-        except UnreadableError:
-            pixels = np.full((size[1], size[0], 3), self.source.background, np.uint8)
-        if max(size) <= SMALLEST_LOST_PX:
-            return pixels, 1
-        lost, half = 0, (-(-size[0] // 2), -(-size[1] // 2))
-        for left in range(0, size[0], half[0]):
-            for top in range(0, size[1], half[1]):
-                part = (min(half[0], size[0] - left), min(half[1], size[1] - top))
-                found, failed = self._pixels_or_background(level, (corner[0] + left, corner[1] + top), part)
-                lost += failed
-                pixels[top : top + part[1], left : left + part[0]] = found
-        return pixels, lost
+        """A picture of `bounds` (x, y, width, height; level-0 pixels) at about `mpp`."""
+        small = read_thumbnail(self.source, mpp * 2 / sum(self.mpp), bounds)
+        return replace(small, picture=self._coloured(small.picture))
