@@ -1,9 +1,12 @@
 """Pixels through libvips: TIFFs that OpenSlide refuses or takes for flat (OME-TIFF, WebP, strips, LZW).
 
-libvips keeps quiet about damaged JPEG, so JPEG tiles are left to lowmag.segments.
+libvips takes some damaged JPEG for good, so JPEG tiles are left to lowmag.segments.
 """
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,11 +63,11 @@ class VipsSource:
             try:
                 self._open(level)
             except pyvips.Error as error:
-                raise UnreadableError(f"level {level}: {self._said(error)}") from error
+                raise UnreadableError(f"level {level}: {self._said([error.detail])}") from error
 
-    def _said(self, error: "pyvips.Error") -> str:
-        said = " ".join(f"{error.detail}".split()).replace(str(self.path), self.path.name)
-        return said or error.message
+    def _said(self, complaints: list[str]) -> str:
+        lines = [line.strip() for text in complaints for line in text.splitlines()]
+        return "; ".join(dict.fromkeys(filter(None, lines))).replace(str(self.path), self.path.name)
 
     def read(self, level: int, x: int, y: int, width: int, height: int, shrink: int = 1) -> Region:
         """A window of a level, averaged over blocks of `shrink`; raises UnreadableError after two tries."""
@@ -85,20 +88,19 @@ class VipsSource:
         """Pixels (h, w, 3 or 4) uint8 of a window inside the level."""
         import pyvips  # a tenth of a second, for the few files that need it
 
-        where = f"level {level} at {x}, {y}"
         for last in (False, True):
             try:
                 region = self._regions.get(level) or self._open(level)
-                content = region.fetch(x, y, width, height)
-                return np.frombuffer(content, np.uint8).reshape(height, width, -1)
+                with _complaints() as complaints:
+                    content = region.fetch(x, y, width, height)
+                if not complaints:
+                    return np.frombuffer(content, np.uint8).reshape(height, width, -1)
             except pyvips.Error as error:
-                self._regions.pop(level, None)
-                if last:
-                    said = " ".join(f"{error.detail}".split()) or error.message
-                    raise UnreadableError(
-                        f"{where}: {said.replace(str(self.path), self.path.name)}"
-                    ) from error
-        raise AssertionError(where)
+                complaints = [error.detail or error.message]
+            self._regions.pop(level, None)
+            if last:
+                raise UnreadableError(f"level {level} at {x}, {y}: {self._said(complaints)}")
+        raise AssertionError("the last try either returns or raises")
 
     def _open(self, level: int) -> "pyvips.Region":
         os.environ.setdefault("VIPS_CONCURRENCY", "1")
@@ -107,12 +109,43 @@ class VipsSource:
         pyvips.cache_set_max(0)  # each read is another place: kept operations would only take memory
         page = self._pages[level]
         options = {"access": "random", "fail_on": "error", "revalidate": True}
-        image = pyvips.Image.tiffload(str(self.path), page=page.page, subifd=page.below, **options)
+        with _complaints():  # of odd tags: no matter
+            image = pyvips.Image.tiffload(str(self.path), page=page.page, subifd=page.below, **options)
         if image.format != "uchar" or image.bands not in (3, 4) or (image.width, image.height) != page.size:
             kind = f"{image.width} x {image.height} px of {image.bands} x {image.format}"
             raise UnreadableError(f"level {level} is {kind}, expected {page.size} px of 8-bit RGB")
         self._regions[level] = pyvips.Region.new(image)
         return self._regions[level]
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What libvips says meanwhile: a tile that it cannot decode it paints black, and carries on.
+
+    libtiff's errors stay behind in libvips' own buffer, which making an Error empties; warnings of damaged
+    JPEG are logged.
+    """
+    import pyvips
+
+    found: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            found.append(record.getMessage().removeprefix("VIPS: "))
+        return False
+
+    logger = logging.getLogger("pyvips")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    logger.addFilter(keep)
+    pyvips.Error("")
+    try:
+        yield found
+        found.append(pyvips.Error("").detail)
+    finally:
+        found[:] = filter(None, found)
+        logger.removeFilter(keep)
+        logger.setLevel(level)
 
 
 def laid_on(pixels: np.ndarray, background: tuple[int, int, int]) -> tuple[np.ndarray, float]:
