@@ -22,6 +22,7 @@ class Form:
     subsampling: str = "444"
     mpp: float | None = 0.5
     description: str = ""
+    photometric: int = 6
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -77,7 +78,7 @@ def _tags(level: np.ndarray, form: Form, number: int) -> dict[int, tuple[int, li
     height, width = level.shape[:2]
     tags = {
         254: (4, [int(number > 0)]), 256: (4, [width]), 257: (4, [height]), 258: (3, [8, 8, 8]),
-        259: (3, [7]), 262: (3, [6]), 277: (3, [3]), 284: (3, [1]), 322: (3, [form.tile]),
+        259: (3, [7]), 262: (3, [form.photometric]), 277: (3, [3]), 284: (3, [1]), 322: (3, [form.tile]),
         323: (3, [form.tile]), 530: (3, [1, 1] if form.subsampling == "444" else [2, 2]),
     }  # fmt: skip
     if form.mpp:

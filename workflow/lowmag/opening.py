@@ -38,8 +38,8 @@ def open_file(path: Path) -> Opened:
     """The slide at `path` with the best reader for it; raises RejectedError when there is none.
 
     OpenSlide is the reference. libvips takes its place for TIFFs that OpenSlide refuses, and for those whose
-    levels lie below the first page (as in OME-TIFF), of which OpenSlide sees that page alone. JPEG tiles are
-    read by segment once some of them agree with the reference.
+    levels lie below the first page (as in OME-TIFF), of which OpenSlide sees that page alone. Tiles fit for
+    it are read by segment once some of them agree with the reference.
     """
     file = tiff.open_tiff(path)
     if file is None:
@@ -86,16 +86,16 @@ def _by_openslide(path: Path) -> Opened:
             facts, properties = _facts_of(handle, vendor), dict(handle.properties)
         return Opened(OpenSlideSource(path), facts, properties)
     except openslide.OpenSlideUnsupportedFormatError:
-        reason = f"OpenSlide knows no format that {path.name} could be of"
+        said, reason = "unknown format", f"OpenSlide knows no format that {path.name} could be of"
     except (openslide.OpenSlideError, UnreadableError) as error:
         said = str(error).replace(str(path), path.name)
-        if dicom.is_dicom(path):
-            raise RejectedError(
-                "unsupported",
-                f"{path.name} is DICOM, but no whole-slide picture that OpenSlide reads ({said})",
-                "give the folder of the slide's series, or a file of its VOLUME pictures",
-            ) from None
         reason = f"OpenSlide takes {path.name} for {vendor} but cannot open it: {said}"
+    if dicom.is_dicom(path):
+        raise RejectedError(
+            "unsupported",
+            f"{path.name} is DICOM, but no whole-slide picture that OpenSlide reads ({said})",
+            "give the folder of the slide's series, or a file of its VOLUME pictures",
+        )
     raise RejectedError("unsupported", reason, CONVERT)
 
 
@@ -173,7 +173,7 @@ def _limit(path: Path, source: Source) -> None:
 
 
 def _prefer_segments(opened: Opened) -> None:
-    """Read by segment where the file has JPEG tiles that agree with the reference."""
+    """Read by segment where the file has tiles fit for it that agree with the reference."""
     reference = opened.source
     vendor, path = opened.facts["vendor"], reference.path
     if vendor not in SEGMENT_VENDORS:
@@ -192,7 +192,7 @@ def _prefer_segments(opened: Opened) -> None:
     segments.close()
     if difference is not None:
         opened.notes.append(
-            f"its JPEG tiles decode to other colours than {reference.name} gives (by {difference:.1f} grey "
+            f"its tiles decode to other colours than {reference.name} gives (by {difference:.1f} grey "
             f"levels on average): {reference.name} reads it, at a third of the speed"
         )
 
