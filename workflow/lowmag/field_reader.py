@@ -83,7 +83,7 @@ class FieldReader:
         picture = np.empty((size[1], size[0], 3), np.uint8)
         n_pixels = size[0] * size[1]
         transparent = lost = 0.0
-        for left, top, width, height in _blocks(size, self._edge):
+        for left, top, width, height in blocks(size, self._edge):
             part = self._part(field, (left, top, width, height))
             picture[top : top + height, left : left + width] = part.pixels
             transparent += part.transparent * width * height / n_pixels
@@ -96,7 +96,8 @@ class FieldReader:
         x, y = field.x + left * self._ratio[0], field.y + top * self._ratio[1]
         extent = width * self._ratio[0], height * self._ratio[1]
         try:
-            region = self._source.read_region(x, y, (width, height), extent)
+            # Where the scale is fractional, so is the place; it is read all the same, as averages.
+            region = self._source.read_region(x, y, (width, height), extent)  # pyright: ignore[reportArgumentType]
         except UnreadableError as error:
             self._warn(x, y, error)
             return _Part(_grey((width, height)), 0.0, 1.0)
@@ -136,7 +137,7 @@ def _grey(size: tuple[int, int]) -> np.ndarray:
     return np.full((size[1], size[0], 3), GREY, np.uint8)
 
 
-def _blocks(size: tuple[int, int], edge: int) -> Iterator[tuple[int, int, int, int]]:
+def blocks(size: tuple[int, int], edge: int) -> Iterator[tuple[int, int, int, int]]:
     """Left, top, width and height of the parts of a picture, none longer than `edge`."""
     for top in range(0, size[1], edge):
         for left in range(0, size[0], edge):
@@ -153,7 +154,7 @@ def _measured(picture: np.ndarray, mpp: float) -> quality.Quality:
         return quality.measure(picture, mpp)
     parts = [
         (w * h, quality.measure(picture[top : top + h, left : left + w], mpp))
-        for left, top, w, h in _blocks((width, height), MEASURED_PX)
+        for left, top, w, h in blocks((width, height), MEASURED_PX)
     ]
     areas = np.array([area for area, _ in parts]) / (width * height)
     shows = [part for _, part in parts if part.sharpness < 1]

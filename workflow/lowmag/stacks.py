@@ -38,7 +38,7 @@ class ArrayWriter:
 
     def append(self, picture: np.ndarray) -> None:
         """Add one picture."""
-        if self._n == len(self._images):
+        if self._n % GROWTH == 0:
             self._images.resize(self._n + GROWTH, axis=0)
         self._images.id.write_direct_chunk((self._n, 0, 0, 0), np.ascontiguousarray(picture))
         self._n += 1
@@ -76,10 +76,7 @@ class JpegWriter:
 
     def append(self, picture: np.ndarray) -> None:
         """Add one picture."""
-        blob = simplejpeg.encode_jpeg(
-            np.ascontiguousarray(picture), quality=self._quality, colorspace="RGB", colorsubsampling="444"
-        )
-        self._row.append(np.frombuffer(blob, np.uint8))
+        self._row.append(np.frombuffer(encode(picture, self._quality), np.uint8))
 
     def close(self) -> None:
         """Write what is left and the offsets."""
@@ -92,22 +89,21 @@ class _Row:
     def __init__(self, group: h5py.Group, name: str) -> None:
         self._group = group
         self._data = group.create_dataset(name, (0,), np.uint8, maxshape=(None,), chunks=(CHUNK_BYTES,))
-        self._offsets = [0]
+        self._offsets, self._n_written = [0], 0
         self._pending: list[np.ndarray] = []
 
     def append(self, piece: np.ndarray) -> None:
         self._pending.append(piece)
         self._offsets.append(self._offsets[-1] + len(piece))
-        if self._offsets[-1] - len(self._data) >= BUFFER_BYTES:
+        if self._offsets[-1] - self._n_written >= BUFFER_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
-            start = len(self._data)
             pieces = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
             self._data.resize(self._offsets[-1], axis=0)
-            self._data[start:] = pieces
-            self._pending = []
+            self._data[self._n_written :] = pieces
+            self._pending, self._n_written = [], self._offsets[-1]
 
     def close(self) -> None:
         self._flush()
@@ -129,6 +125,12 @@ def read_jpegs(group: h5py.Group) -> list[bytes]:
     """All pictures of a group of JPEGs, still encoded."""
     offsets, blob = dataset(group, "offsets")[()], dataset(group, "jpeg")[()]
     return [blob[a:b].tobytes() for a, b in pairwise(offsets)]
+
+
+def encode(picture: np.ndarray, quality: int) -> bytes:
+    """A picture (H, W, 3) uint8 as JPEG, its colours not subsampled."""
+    picture = np.ascontiguousarray(picture)
+    return simplejpeg.encode_jpeg(picture, quality=quality, colorspace="RGB", colorsubsampling="444")
 
 
 def decode(blob: bytes) -> np.ndarray:
