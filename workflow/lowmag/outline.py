@@ -2,11 +2,14 @@
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import shapely
 
+from lowmag.errors import UserError
 from lowmag.sections import Tissue
 
 CLASSIFICATION = {"name": "Tissue", "color": [0, 128, 0]}
@@ -66,8 +69,11 @@ def polygons(geometry: shapely.Geometry) -> list[shapely.Polygon]:
     return found
 
 
-def geojson(pieces: list[shapely.Polygon], slide_id: str) -> str:
-    """A FeatureCollection that QuPath opens as annotations; coordinates in level-0 pixels."""
+def geojson(pieces: Sequence[shapely.Polygon], slide_id: str, facts: Mapping[str, Any] | None = None) -> str:
+    """A FeatureCollection that QuPath opens as annotations; coordinates in level-0 pixels.
+
+    `facts` become properties of the collection, which GeoJSON allows and QuPath passes over.
+    """
     features = [
         {
             "type": "Feature",
@@ -82,4 +88,16 @@ def geojson(pieces: list[shapely.Polygon], slide_id: str) -> str:
         }
         for number, piece in enumerate(pieces, start=1)
     ]
-    return json.dumps({"type": "FeatureCollection", "features": features}) + "\n"
+    collection = {"type": "FeatureCollection", "properties": {"review": "", **(facts or {})}}
+    return json.dumps({**collection, "features": features}) + "\n"
+
+
+def read_review(path: Path) -> str:
+    """Why a person should look at an outline that `lowmag tissue` wrote; empty when there is no need to."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return str((content.get("properties") or {}).get("review") or "")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not an outline of tissue ({error}); make it with `lowmag tissue`"
+        ) from error

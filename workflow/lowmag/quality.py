@@ -10,15 +10,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from lowmag.staining import grown, pen_mask
+from lowmag.morphology import grown
+from lowmag.pen import pen_mask
 
 BLURRED_BELOW = 0.2  # benchmarks/tissue.py: in focus 0.24 and more, Gaussian blur of 2 um 0.15 and less
 PEN_ABOVE = 0.05  # share of the tile
 LEAST_PEN = 0.01  # with less, no pixels are left out
-NOISE = 1.2  # grey levels: standard deviation of what grain and compression leave at this scale
-FAINTEST = 3.0  # squared grey levels: with less detail than this nothing can be said
+NOISE = 0.8  # grey levels: standard deviation of what grain and compression leave at this scale
+FAINTEST = 2.0  # squared grey levels: with less detail than this nothing can be said
 SAMPLE_UM = 8.0  # pen is looked for in one pixel of a square of this edge
-SCALES, SMALLEST_PX = 3, 4
+SCALES, SMALLEST_PX = 4, 4
 ACROSS = np.s_[::2, :-2], np.s_[::2, 1:-1], np.s_[::2, 2:]  # neighbours in a row, of every other row
 DOWN = np.s_[:-2:2], np.s_[1:-1:2], np.s_[2::2]
 
@@ -48,30 +49,29 @@ def measure(picture: np.ndarray, mpp: float) -> Quality:
 
 
 def _sharpness(grey: np.ndarray, clear: np.ndarray | None) -> float:
-    """The lesser ratio of the energies of one scale and the next, over three scales twofold apart.
+    """The least ratio of the energies of one scale and the next, over scales twofold apart.
 
-    The second ratio is there for strong blur, which leaves nothing but noise at the finest scale.
+    The coarser ratios are there for strong blur, which leaves nothing but noise at the finer scales.
     """
     energies = []
     for scale in range(SCALES):
         if min(grey.shape) < SMALLEST_PX:
-            return 1.0
+            break
         energies.append(_energy(grey, clear) / 16**scale - (NOISE / 2**scale) ** 2)
         h, w = (n // 2 * 2 for n in grey.shape)
         rows = grey[:h:2] + grey[1:h:2]
-        grey = rows[:, :w:2] + rows[:, 1:w:2]  # sums: at most 16 x 255, whose differences fit 16 bits
+        grey = rows[:, :w:2] + rows[:, 1:w:2]  # sums: at most 64 x 255, which fits 16 bits
         clear = None if clear is None else clear[:h:2, :w:2]
-    if energies[-1] < FAINTEST:
-        return 1.0
-    ratios = [max(0.0, fine) / max(FAINTEST, coarse) for fine, coarse in pairwise(energies)]
-    return min(1.0, *ratios)
+    pairs = pairwise(energies)
+    return float(min([1.0, *(max(0.0, fine) / coarse for fine, coarse in pairs if coarse > FAINTEST)]))
 
 
 def _energy(pixels: np.ndarray, clear: np.ndarray | None) -> float:
     """Mean square of second differences along both axes, on every other line; of white noise its variance."""
     total = count = 0.0
     for before, middle, after in (ACROSS, DOWN):
-        second = (2 * pixels[middle] - pixels[before] - pixels[after]).astype(np.float32)
+        second = (pixels[middle] - pixels[before]).astype(np.float32)
+        second += pixels[middle] - pixels[after]
         if clear is not None:
             second *= clear[middle]
         total += float(np.vdot(second, second))
