@@ -1,5 +1,9 @@
 """What the workflow refuses before it lays out a job, and what its rules depend on."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from lowmag.errors import UserError
 from lowmag.plan import Plan
@@ -47,3 +51,71 @@ def test_weights_count_by_content(tmp_path, images, section):
     assert Plan({"images": str(images)}).weights(section) == ""
     with pytest.raises(UserError, match=rf"{section}\.weights: there is no file"):
         Plan({"images": str(images), section: {"weights": str(tmp_path / "gone.pt")}})
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """A sheet of four slides; B is drawn on, C brings tiles, D its own options for tissue."""
+    for name in ("A.svs", "B.svs", "C.svs", "D.svs", "b.xml", "c.h5"):
+        (tmp_path / name).touch()
+    sheet = tmp_path / "slides.csv"
+    sheet.write_text(
+        "slide_id,path,label,annotations,coords,min_piece_um,saturation_floor\n"
+        "A,A.svs,normal,,,,\nB,B.svs,,b.xml,,,\nC,C.svs,tumour,,c.h5,,\nD,D.svs,tumour,,,50,7\n"
+    )
+    return {"slides": str(sheet), "classes": ["normal", "tumour"]}
+
+
+def test_what_the_sheet_says_of_a_slide_reaches_its_rules(tmp_path, annotated):
+    plan = Plan(annotated)
+    assert plan.is_annotated
+    assert plan.slides["B"].annotations == tmp_path / "b.xml"
+    assert plan.slides["C"].coords == tmp_path / "c.h5"
+    assert json.loads(plan.tissue_options("A")) == plan.config.tissue.model_dump()
+    assert json.loads(plan.tissue_options("D")) == {
+        **plan.config.tissue.model_dump(),
+        "min_piece_um": 50,
+        "saturation_floor": 7,
+    }
+
+
+def test_tissue_options_of_the_sheet_are_checked_as_those_of_the_config(annotated):
+    sheet = Path(annotated["slides"])
+    sheet.write_text(sheet.read_text().replace(",50,7", ",50,300"))
+    with pytest.raises(UserError, match="slide D: column saturation_floor: Input should be less than"):
+        list(Plan(annotated).slides)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"classes": None}, "column annotations is filled, so the config must name the classes"),
+        ({"classes": ["none", "tumour", "normal"]}, "classes: none means something else in annotations"),
+        ({"annotations": {"classes": {"T": "tumor"}}}, "annotations.classes: found tumor, expected none or"),
+        ({"annotations": {"outside": "stroma"}}, "annotations.outside: found 'stroma', expected none, slide"),
+    ],
+)
+def test_annotations_that_cannot_become_classes_are_refused_at_once(annotated, changes, expected):
+    with pytest.raises(UserError, match=re.escape(expected)):
+        Plan(annotated | changes).classes  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("outside", "label", "shares"),
+    [("none", "normal", [0, 100]), ("normal", "", [0]), ("slide", "normal", [0]), ("slide", "", [0, 100])],
+)
+def test_tiles_outside_of_regions_count_as_unlabelled_slides_do(annotated, outside, label, shares):
+    sheet = Path(annotated["slides"])
+    sheet.write_text(sheet.read_text().replace("B,B.svs,,", f"B,B.svs,{label},"))
+    content = annotated | {"annotations": {"outside": outside}, "students": {"unlabelled": [0, 100]}}
+    assert Plan(content).study.unlabelled == shares
+
+
+def test_a_folder_counts_by_all_its_files(tmp_path, annotated):
+    folder = tmp_path / "series"
+    folder.mkdir()
+    (folder / "1.dcm").write_bytes(b"12")
+    (folder / "2.dcm").write_bytes(b"345")
+    sheet = Path(annotated["slides"])
+    sheet.write_text(sheet.read_text().replace("A,A.svs", "A,series"))
+    assert Plan(annotated).slide_size("A") == 5

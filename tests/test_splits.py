@@ -210,6 +210,25 @@ def test_slides_that_the_check_rejects_are_left_out(tmp_path):
         members_of_slides([slide("B")], check)
 
 
+def test_annotated_slides_count_as_labelled_with_what_is_drawn(tmp_path):
+    """They reach validation and test; their label stays empty, and one of their own does not count."""
+    names = [f"S{i}" for i in range(9)]
+    rows = [slide(name, "a" if name == "S0" else None) for name in names]
+    regions = {name: ("a", "b") if i % 2 else ("b",) for i, name in enumerate(names)}
+    members = members_of_slides(rows, None, regions)
+    assert members[:2] == [Member("S0", "PS0", "a", None, ("b",)), Member("S1", "PS1", "", None, ("a", "b"))]
+    found = written(tmp_path, members)
+    assert {split for *_, split in found} == {"train", "val", "test"}
+    assert [label for _, _, label, _ in found] == ["a", *[""] * 8]
+    for split in ("train", "val", "test"):
+        assert any("a" in regions[name] for name, *_, of_slide in found if of_slide == split)
+
+
+def test_regions_outside_of_which_nothing_is_known_leave_a_slide_unlabelled(tmp_path):
+    members = members_of_slides([slide("A", "a")], None, {"A": ()})
+    assert "no slide is labelled" in refused(tmp_path, members)
+
+
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from lowmag import cli_estimate
 from lowmag.cli_parts import add_command, add_options
 
 
@@ -36,22 +37,31 @@ def add_commands(commands) -> None:
         "--records", type=Path, help="folder of records of `lowmag inspect`; missing ones are made"
     )
     parser.add_argument("--magnification", type=float, default=10.0, help="highest magnification asked for")
-    parser.add_argument("--out", type=Path, required=True, help="check.tsv")
+    parser.add_argument("--out", type=Path, help="check.tsv; may be left out with --estimate")
     parser.add_argument(
         "--on-bad-slide", choices=["skip", "fail"], default="skip", help="fail: exit 1 after writing"
     )
+    cli_estimate.add_arguments(parser)
     add_options(parser, "check")
 
     parser = add_command(commands, "tissue", "Outline the tissue of one slide.", _tissue)
     parser.add_argument("--record", type=Path, required=True, help="JSON record of the slide")
     parser.add_argument("--outline", type=Path, required=True, help="GeoJSON to write")
     parser.add_argument("--overlay", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--mask", type=Path, help="GeoJSON or picture of the tissue, in place of finding it")
+    parser.add_argument(
+        "--origin", choices=["bounds", "level0"], default="bounds", help="where x, y of a GeoJSON mask start"
+    )
     add_options(parser, "tissue")
 
     parser = add_command(commands, "tiles", "Cut the tiles of one slide at every magnification.", _tiles)
     parser.add_argument("--record", type=Path, required=True, help="JSON record of the slide")
     parser.add_argument("--outline", type=Path, required=True, help="GeoJSON outline of the tissue")
     parser.add_argument("--out", type=Path, required=True, help="HDF5 to write")
+    parser.add_argument("--annotations", type=Path, help="QuPath GeoJSON or ASAP XML: regions to labels")
+    parser.add_argument("--classes", type=json.loads, metavar="JSON", help="class names in order")
+    parser.add_argument("--labels-options", metavar="JSON", help="config section annotations")
+    parser.add_argument("--coords", type=Path, help="TRIDENT or CLAM file whose tiles are taken as they are")
     add_options(parser, "tiles")
 
     parser = add_command(commands, "pictures", "Store pre-cut pictures as tile files.", _pictures)
@@ -69,6 +79,10 @@ def add_commands(commands) -> None:
     sheet.add_argument("--images", type=Path, help="images.csv")
     parser.add_argument("--pictures", metavar="JSON", help="config section pictures (with --images)")
     parser.add_argument("--check", type=Path, help="check.tsv; slides it rejects are left out")
+    parser.add_argument("--annotations", metavar="JSON", help="config section annotations (with --slides)")
+    parser.add_argument(
+        "--classes", type=json.loads, metavar="JSON", help="class names in order, where slides are annotated"
+    )
     parser.add_argument("--out", type=Path, required=True, help="splits.csv")
     add_options(parser, "splits")
 
@@ -112,11 +126,17 @@ def _inspect(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> int:
     from lowmag import check
     from lowmag.config import parse_options
+    from lowmag.errors import UserError
     from lowmag.sections import Check
 
-    n_bad = check.write_table(
-        args.out, args.slides, args.records, args.magnification, parse_options(Check, args.options)
-    )
+    if not (args.out or args.estimate):
+        raise UserError("nothing to do; name the table to write (--out), or ask for an --estimate")
+    n_bad = 0
+    if args.out:
+        options = parse_options(Check, args.options)
+        n_bad = check.write_table(args.out, args.slides, args.records, args.magnification, options)
+    if args.estimate:
+        cli_estimate.run(args)
     return 1 if n_bad and args.on_bad_slide == "fail" else 0
 
 
@@ -125,7 +145,13 @@ def _tissue(args: argparse.Namespace) -> None:
     from lowmag.config import parse_options
     from lowmag.sections import Tissue
 
-    tissue.write_outline(args.record, args.outline, args.overlay, parse_options(Tissue, args.options))
+    mask = None
+    if args.mask:
+        from lowmag.masks import GivenMask
+
+        mask = GivenMask(args.mask, args.origin)
+    options = parse_options(Tissue, args.options)
+    tissue.write_outline(args.record, args.outline, args.overlay, options, mask)
 
 
 def _tiles(args: argparse.Namespace) -> None:
@@ -133,7 +159,25 @@ def _tiles(args: argparse.Namespace) -> None:
     from lowmag.config import parse_options
     from lowmag.sections import Tiles
 
-    tiles.write_tiles(args.record, args.outline, args.out, parse_options(Tiles, args.options))
+    options = parse_options(Tiles, args.options)
+    tiles.write_tiles(args.record, args.outline, args.out, options, labels=_labels(args), coords=args.coords)
+
+
+def _labels(args: argparse.Namespace):
+    """What labels the tiles of an annotated slide; None for others, and for one that was rejected."""
+    if args.annotations is None:
+        return None
+    from lowmag.config import parse_options
+    from lowmag.errors import UserError
+    from lowmag.record import load_record
+    from lowmag.sections import Annotations
+    from lowmag.tile_labels import TileLabels
+
+    if not args.classes:
+        raise UserError("--annotations needs --classes, the class names in order, as a JSON list")
+    slide = load_record(args.record)
+    options = parse_options(Annotations, args.labels_options)
+    return TileLabels(args.annotations, args.classes, options, slide) if slide.usable else None
 
 
 def _pictures(args: argparse.Namespace) -> None:
@@ -151,12 +195,24 @@ def _splits(args: argparse.Namespace) -> None:
     from lowmag.sections import Pictures, Splits
 
     if args.slides:
-        members = splits.members_of_slides(slides.read_slides(args.slides, require_files=False), args.check)
+        rows = slides.read_slides(args.slides, require_files=False)
+        members = splits.members_of_slides(rows, args.check, _regions(args, rows))
     else:
         members = splits.members_of_pictures(
             pictures.read_pictures(args.images, parse_options(Pictures, args.pictures))
         )
     splits.write_splits(args.out, members, parse_options(Splits, args.options))
+
+
+def _regions(args: argparse.Namespace, rows):
+    """The classes drawn on every annotated slide, by slide id; none without --classes."""
+    if not args.classes:
+        return {}
+    from lowmag.config import parse_options
+    from lowmag.sections import Annotations
+    from lowmag.tile_labels import classes_of_slides
+
+    return classes_of_slides(rows, args.classes, parse_options(Annotations, args.annotations))
 
 
 def _reading(args: argparse.Namespace) -> None:

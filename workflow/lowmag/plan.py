@@ -8,21 +8,33 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from lowmag import demo, pictures, slides
 from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
 from lowmag.record import size_of
+from lowmag.sections import Tissue
+from lowmag.slides import SlideRow
 from lowmag.study import Run, Study
+
+NONE, SLIDE = "none", "slide"  # words of the section annotations in the place of a class
 
 
 @dataclass(frozen=True)
 class SlideEntry:
-    """One slide of the sheet: where it is, and the scale the sheet gives it (micrometres per pixel)."""
+    """One slide of the sheet: where it is, its scale (micrometres per pixel) if the sheet gives it, and files
+    that go with it; `tissue` is the config's section where the sheet says nothing else.
+    """
 
     path: Path
     mpp: float | None
+    tissue: Tissue
+    annotations: Path | None = None
+    mask: Path | None = None
+    coords: Path | None = None
 
 
 class Plan:
@@ -73,14 +85,36 @@ class Plan:
         """The slides of the cohort by id; of pictures, the ids they are grouped by, without a path."""
         if self.is_demo:
             folder = Path(self.outdir, "demo")
-            return {s.slide_id: SlideEntry(folder / s.path, None) for s in demo.cohort(self.config.demo)}
+            drawn = demo.cohort(self.config.demo)
+            return {s.slide_id: SlideEntry(folder / s.path, None, self.config.tissue) for s in drawn}
         if self.from_pictures:
-            return {row.slide_id: SlideEntry(row.image, row.mpp) for row in self._rows}
-        return {row.slide_id: SlideEntry(row.path, row.mpp) for row in self._rows}
+            return {row.slide_id: SlideEntry(row.image, row.mpp, self.config.tissue) for row in self._rows}
+        return {
+            row.slide_id: SlideEntry(
+                row.path, row.mpp, self._tissue(row), row.annotations, row.mask, row.coords
+            )
+            for row in self._rows
+        }
+
+    def _tissue(self, row: SlideRow) -> Tissue:
+        if not row.tissue:
+            return self.config.tissue
+        try:
+            return Tissue.model_validate(self.config.tissue.model_dump() | dict(row.tissue))
+        except ValidationError as error:
+            problems = [f"column {problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
+            raise UserError(f"{self.sheet}, slide {row.slide_id}: {'; '.join(problems)}") from error
+
+    @cached_property
+    def is_annotated(self) -> bool:
+        """Whether any slide has regions drawn by a person."""
+        return any(slide.annotations for slide in self.slides.values())
 
     @cached_property
     def classes(self) -> list[str]:
         """Class names in order: the config's, or the labels of the sheet, sorted."""
+        if self.is_annotated:
+            self._check_annotations()
         if self.config.classes:
             found = self.config.classes
         elif self.is_demo:
@@ -93,6 +127,29 @@ class Plan:
                 "expected at least 2; fill in the labels of the slides that have one"
             )
         return list(found)
+
+    def _check_annotations(self) -> None:
+        """Raise UserError unless the config says how names in annotation files become classes."""
+        options, classes = self.config.annotations, self.config.classes
+        if not classes:
+            raise UserError(
+                f"{self.sheet}: column annotations is filled, so the config must name the classes; set "
+                "classes, as [normal, tumour], and annotations.classes where the files call them otherwise"
+            )
+        if reserved := sorted({NONE, SLIDE} & {*classes}):
+            raise UserError(
+                f"classes: {', '.join(reserved)} means something else in annotations; rename the class"
+            )
+        if unknown := sorted({*options.classes.values()} - {NONE, *classes}):
+            raise UserError(
+                f"annotations.classes: found {', '.join(unknown)}, expected {NONE} or one of the classes "
+                f"{', '.join(classes)}; the name in the file comes first, as {{Tumor: tumour}}"
+            )
+        if options.outside not in {NONE, SLIDE, *classes}:
+            raise UserError(
+                f"annotations.outside: found {options.outside!r}, expected {NONE}, {SLIDE} or one of the "
+                f"classes {', '.join(classes)}"
+            )
 
     @cached_property
     def _rows(self) -> list[Any]:
@@ -119,8 +176,13 @@ class Plan:
 
     @property
     def _has_unlabelled(self) -> bool:
-        rows = demo.cohort(self.config.demo) if self.is_demo else self._rows
-        return any(not row.label for row in rows)
+        if self.is_demo or self.from_pictures:
+            rows = demo.cohort(self.config.demo) if self.is_demo else self._rows
+            return any(not row.label for row in rows)
+        outside = self.config.annotations.outside
+        if self.is_annotated and outside == NONE:
+            return True
+        return not all(row.label for row in self._rows if not row.annotations or outside == SLIDE)
 
     @property
     def models(self) -> list[str]:
@@ -142,6 +204,10 @@ class Plan:
     def options(self, section: str) -> str:
         """A config section as the JSON that a command takes."""
         return _compact(getattr(self.config, section).model_dump())
+
+    def tissue_options(self, slide: str) -> str:
+        """The section tissue as the sheet has it for a slide, as JSON."""
+        return _compact(self.slides[slide].tissue.model_dump())
 
     def student_options(self) -> str:
         """The part of `students` that one run depends on, as JSON."""

@@ -36,7 +36,7 @@ class SplitRow:
 
 @dataclass(frozen=True)
 class Member:
-    """One slide to be split; `labels` are those of its pictures, and of a slide its one label."""
+    """One slide to be split; `labels` are those of its pictures or regions, or of a slide its one label."""
 
     slide_id: str
     patient_id: str
@@ -45,10 +45,16 @@ class Member:
     labels: tuple[str, ...]
 
 
-def members_of_slides(rows: Iterable["SlideRow"], check_tsv: Path | None) -> list[Member]:
+def members_of_slides(
+    rows: Iterable["SlideRow"],
+    check_tsv: Path | None,
+    regions: Mapping[str, tuple[str, ...]] | None = None,
+) -> list[Member]:
     """The slides that the check accepts, all of them without a check.
 
-    Raises UserError when check.tsv lacks a slide of the sheet, or accepts none.
+    `regions` are the classes of annotated slides by id: such a slide counts as labelled with each of them,
+    and with nothing else, since its own label does not reach its tiles. Raises UserError when check.tsv
+    lacks a slide of the sheet, or accepts none.
     """
     verdicts = _verdicts(check_tsv) if check_tsv else None
     members = []
@@ -57,7 +63,7 @@ def members_of_slides(rows: Iterable["SlideRow"], check_tsv: Path | None) -> lis
             raise UserError(f"{check_tsv} has no row for slide {row.slide_id}; run `lowmag check` again")
         if verdicts is None or verdicts[row.slide_id] == "ok":
             label = row.label or ""
-            labels = (label,) if label else ()
+            labels = (regions or {}).get(row.slide_id, (label,) if label else ())
             members.append(Member(row.slide_id, row.patient_id, label, row.split, labels))
     if not members:
         raise UserError(f"{check_tsv} accepts no slide; cure the slides as its column cure says and rerun")

@@ -87,6 +87,54 @@ def mpp_flag(wildcards):
     return f"--mpp {mpp}" if mpp else ""
 
 
+def annotations_of_slide(wildcards):
+    return plan.slides[wildcards.slide].annotations or []
+
+
+def coords_of_slide(wildcards):
+    return plan.slides[wildcards.slide].coords or []
+
+
+# Classes and names in files stand in the params of annotated slides alone: the others keep their tiles. Not of
+# `input`, or Snakemake takes it for derived from the files and reruns nothing when it changes.
+def labels_flags(wildcards):
+    if not plan.slides[wildcards.slide].annotations:
+        return ""
+    return (
+        f"{classes_flag()} --labels-options {shlex.quote(plan.options('annotations'))}"
+    )
+
+
+def classes_flag():
+    return f"--classes {shlex.quote(json.dumps(CLASSES))}"
+
+
+def tiles_flags(wildcards, input):
+    files = {"annotations": input.annotations, "coords": input.coords}
+    return " ".join(f"--{k} {shlex.quote(str(v))}" for k, v in files.items() if v)
+
+
+def tiles_code(wildcards):
+    entry = plan.slides[wildcards.slide]
+    return plan.code("tiles", *(["tile_labels"] if entry.annotations else []))
+
+
+def tissue_options(wildcards):
+    return plan.tissue_options(wildcards.slide)
+
+
+def every_annotation():
+    return [
+        str(slide.annotations) for slide in plan.slides.values() if slide.annotations
+    ]
+
+
+def regions_flags():
+    if not plan.is_annotated:
+        return ""
+    return f"{classes_flag()} --annotations {shlex.quote(plan.options('annotations'))}"
+
+
 def slide_size(wildcards):
     return plan.slide_size(wildcards.slide)
 

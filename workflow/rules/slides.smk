@@ -77,7 +77,7 @@ if not plan.from_pictures:
             mem_mb=plan.job("slide").mem_mb,
             runtime=plan.job("slide").runtime,
         params:
-            options=plan.options("tissue"),
+            options=tissue_options,
             code=plan.code("tissue"),
         shell:
             "lowmag tissue --record {input.record:q} --outline {output.outline:q} --overlay {output.overlay:q}"

@@ -52,6 +52,8 @@ else:
             record=f"{OUT}/slides/{{slide}}.json",
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             slide=slide_file(),
+            annotations=annotations_of_slide,
+            coords=coords_of_slide,
         output:
             f"{OUT}/tiles/{{slide}}.h5",
         log:
@@ -64,15 +66,18 @@ else:
             runtime=plan.job("slide").runtime,
         params:
             options=plan.options("tiles"),
-            code=plan.code("tiles"),
+            labels=labels_flags,
+            files=tiles_flags,
+            code=tiles_code,
         shell:
-            "lowmag tiles --record {input.record:q} --outline {input.outline:q} --out {output:q}"
-            " --options {params.options:q} > {log:q} 2>&1"
+            "lowmag tiles --record {input.record:q} --outline {input.outline:q} --out {output:q} {params.files}"
+            " {params.labels} --options {params.options:q} > {log:q} 2>&1"
 
     rule splits:
         input:
             sheet=plan.sheet,
             check=f"{OUT}/check.tsv",
+            annotations=every_annotation(),
         output:
             f"{OUT}/splits.csv",
         log:
@@ -85,7 +90,8 @@ else:
             runtime=10,
         params:
             options=plan.options("splits"),
-            code=plan.code("splits", "slides"),
+            regions=regions_flags(),
+            code=plan.code("splits", "slides", *["tile_labels"] * plan.is_annotated),
         shell:
-            "lowmag splits --slides {input.sheet:q} --check {input.check:q} --out {output:q}"
+            "lowmag splits --slides {input.sheet:q} --check {input.check:q} --out {output:q} {params.regions}"
             " --options {params.options:q} > {log:q} 2>&1"
