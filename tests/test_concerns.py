@@ -52,6 +52,7 @@ def test_ordinary_slides_are_of_no_concern():
         ({"tiles": tiles(flags={"mask_edge": 90, "transparent": 20})}, []),
         ({"tissue": TissueFacts(1, 3.0, 0.01)}, ["area"]),
         ({"tissue": TissueFacts(9, 3000.0, 0.9)}, ["area"]),
+        ({"tissue": TissueFacts(1, 100.0, 0.3, "no pen was left out")}, ["tissue"]),
         ({"mpp_x": 0.5, "mpp_y": 0.5}, ["scale"]),
         ({"mpp_x": 0.26, "mpp_y": 0.26}, []),
         ({"mpp_x": 0.5, "mpp_y": 0.5, "objective_power": 20.0}, []),

@@ -2,11 +2,13 @@
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from lowmag.slide_facts import read_cohort_facts
+from lowmag.overlay import BAND_PX, REVIEW_COLOUR
+from lowmag.slide_facts import TissueFacts, read_cohort_facts
 from lowmag.slide_pictures import FLAG_COLOURS, PLAIN, SAMPLE_PX, choose, draw_tiles, overview, samples
 from lowmag.store import FLAGS, TileFile
 from PIL import Image
@@ -26,7 +28,7 @@ def results(tmp_path: Path) -> Path:
 
 def test_tiles_lie_where_they_were_cut(results):
     first, _ = read_cohort_facts(results)
-    found = overview(results, first.record)
+    found = overview(results, first)
     assert found
     assert found.tiles
     grid = np.asarray(decoded(found.tiles).convert("RGBA"))
@@ -65,8 +67,21 @@ def test_the_placeholder_of_a_rejected_slide_is_never_shown(results):
     """It has the slide's id written on it."""
     _, rejected = read_cohort_facts(results)
     assert (results / "tissue/B.png").is_file()
-    assert overview(results, rejected.record) is None
+    assert overview(results, rejected) is None
     assert samples(results, "B", 4) == []
+
+
+def test_the_band_above_an_overlay_is_cut_off(results):
+    """Otherwise the tiles would lie beside their tissue."""
+    first, _ = read_cohort_facts(results)
+    banded = Image.new("RGB", (160, 160 + BAND_PX), REVIEW_COLOUR)
+    banded.paste("pink", (0, BAND_PX, 160, 160 + BAND_PX))
+    banded.save(results / "tissue/A.png")
+    reviewed = replace(first, tissue=TissueFacts(1, 1.0, 0.1, review="look"))
+    found = overview(results, reviewed)
+    assert found
+    assert (found.width, found.height) == (160, 160)
+    assert np.asarray(decoded(found.large))[0].mean() > 150
 
 
 def test_samples_are_the_stored_tiles_at_every_magnification(results):

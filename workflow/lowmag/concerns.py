@@ -23,6 +23,7 @@ KINDS = {
     "rejected": ("rejected", "Follow the cure of each and run again: only these slides are redone."),
     "empty": ("without a tile", "Look at the outline: was tissue missed, or is there none?"),
     "unread": ("with tiles that cannot be read", "Training leaves these out; another copy may hold them."),
+    "tissue": ("whose tissue needs review", "Look at the outline; columns of slides.csv change it."),
     "scale": ("of another scale than the same scanner's", "A wrong scale shows wrong fields: check it."),
     "blur": ("with many blurred tiles", "Look at the samples; out of focus, a slide is best scanned again."),
     "pen": ("with much pen", "Look at the tiles on the thumbnail: ink is no tissue."),
@@ -68,10 +69,13 @@ def gravity(concerns: Sequence[Concern]) -> tuple[int, float, int]:
 def _own(facts: SlideFacts) -> list[Concern]:
     """What needs no comparison with other slides."""
     found = []
+    review = facts.tissue.review if facts.tissue else ""
     if not facts.record.usable:
         found.append(Concern("rejected", facts.record.verdict))
     if facts.is_empty:
-        found.append(Concern("empty", "no tile"))
+        found.append(Concern("empty", review or "no tile"))
+    elif review:
+        found.append(Concern("tissue", review))
     if facts.tiles and (n := facts.tiles.flags.get("read_error")):
         text = f"{whole(n)} of {whole(facts.tiles.n)} tiles cannot be read"
         found.append(Concern("unread", text, facts.tiles.share("read_error")))

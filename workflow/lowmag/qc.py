@@ -72,7 +72,7 @@ def _pictures(results: Path, cohort: Sequence[SlideFacts], n_samples: int) -> It
     """Pictures of slides in the cohort's order, until they would be too many for one page."""
     left = MOST_BYTES
     for facts in cohort:
-        shown = overview(results, facts.record)
+        shown = overview(results, facts)
         if not shown and not (facts.tiles and facts.tiles.n):
             continue
         tiles = samples(results, facts.slide_id, n_samples)

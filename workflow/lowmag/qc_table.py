@@ -66,7 +66,7 @@ class Row:
 
 
 def columns(flags: Sequence[str]) -> list[Column]:
-    """The columns; those of flags only where a tile of the cohort has one."""
+    """The columns, of flags those asked for."""
     return [
         Column("slide", "press to open", is_name=True),
         Column("verdict", "and what there is to look at", is_name=True),
@@ -168,6 +168,7 @@ def _details(facts: SlideFacts) -> list[tuple[str, str]]:
         ("Levels", levels),
         ("Scanner", record.vendor or ""),
         ("Read by", f"{record.source}, {record.reader}" if record.reader else ""),
+        ("Tissue by", facts.tissue.source if facts.tissue else ""),
         ("Colour profile", "" if record.icc in (None, "absent") else "present"),
     ]
     if facts.tiles and facts.tiles.n:

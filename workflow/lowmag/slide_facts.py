@@ -1,6 +1,7 @@
 """What a folder of results says of every slide: verdict, scale, tissue, tiles with their flags, time."""
 
 import csv
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
@@ -20,11 +21,16 @@ CheckRow = dict[str, str]
 
 @dataclass(frozen=True)
 class TissueFacts:
-    """The outline of a slide: its pieces, their area, and their share of the scanned part."""
+    """The outline of a slide: its pieces, their area, their share of the scanned part.
+
+    `review` is why a person should look at it (empty: no need), `source` what it was found by.
+    """
 
     pieces: int
     area_mm2: float
     share: float
+    review: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,12 +127,19 @@ def _read_tissue(results: Path, record: SlideRecord) -> TissueFacts | None:
     if not record.usable or record.bounds is None or not path.is_file():
         return None
     try:
-        shapes = shapely.get_parts(shapely.from_geojson(path.read_text("utf-8")))
-    except shapely.GEOSException as error:
+        text = path.read_text("utf-8")
+        shapes = shapely.get_parts(shapely.from_geojson(text))
+        said = json.loads(text).get("properties") or {}
+    except (shapely.GEOSException, ValueError, AttributeError) as error:
         raise UserError(f"{path} is not GeoJSON ({error}); delete it and rerun") from error
     area_px = float(shapely.area(shapely.union_all(shapely.make_valid(shapes))))
-    scanned_px = record.scanned[2] * record.scanned[3]
-    return TissueFacts(len(shapes), area_px * math.prod(record.mpp) / 1e6, area_px / max(1, scanned_px))
+    return TissueFacts(
+        len(shapes),
+        area_px * math.prod(record.mpp) / 1e6,
+        area_px / max(1, record.scanned[2] * record.scanned[3]),
+        str(said.get("review") or ""),
+        str(said.get("source") or ""),
+    )
 
 
 def _read_tiles(results: Path, slide_id: str) -> tuple[TileFacts | None, dict[str, Any]]:

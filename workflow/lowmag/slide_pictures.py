@@ -7,8 +7,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lowmag.magnification import name_of
+from lowmag.overlay import BAND_PX, PEN_COLOUR
 from lowmag.page import image_uri
 from lowmag.record import SlideRecord
+from lowmag.slide_facts import SlideFacts
 from lowmag.store import FLAGS, TileFile
 
 SMALL_PX, LARGE_PX = 128, 520
@@ -16,11 +18,11 @@ SAMPLE_PX = 224
 SHARP_PX = 64  # of an edge up to here every pixel is seen, and JPEG would be too
 LEAST_OUTLINED_PX = 6.0
 
-# Okabe and Ito's colours (lowmag.palette), in the order in which a flag hides the others.
+# Okabe and Ito's colours (lowmag.palette), in the order in which a flag hides the others; pen as on overlays.
 FLAG_COLOURS = {
     "read_error": (213, 94, 0),
-    "pen": (0, 114, 178),
-    "blur": (230, 159, 0),
+    "pen": PEN_COLOUR,
+    "blur": (0, 114, 178),
     "transparent": (86, 180, 233),
     "out_of_bounds": (204, 121, 167),
 }
@@ -48,16 +50,20 @@ class Sample:
     pictures: tuple[tuple[str, str, int], ...]  # name of the magnification, data URI, stored edge in pixels
 
 
-def overview(results: Path, record: SlideRecord) -> Overview | None:
+def overview(results: Path, facts: SlideFacts) -> Overview | None:
     """The pictures of one usable slide from its tissue overlay; None where there is no overlay.
 
-    The overlay of a rejected slide is a placeholder with its id on it, so it is never taken.
+    The overlay of a rejected slide is a placeholder with its id on it, so it is never taken. A band with
+    what there is to review is cut off: the page says it in words.
     """
+    record = facts.record
     path = results / "tissue" / f"{record.slide_id}.png"
     if not record.usable or record.bounds is None or not path.is_file():
         return None
     with Image.open(path) as picture:
         large = picture.convert("RGB")
+    if facts.tissue and facts.tissue.review:
+        large = large.crop((0, BAND_PX, *large.size))
     large.thumbnail((LARGE_PX, LARGE_PX), Image.Resampling.LANCZOS)
     small = large.copy()
     small.thumbnail((SMALL_PX, SMALL_PX), Image.Resampling.LANCZOS)
