@@ -66,6 +66,11 @@ def annotated(tmp_path):
     return {"slides": str(sheet), "classes": ["normal", "tumour"]}
 
 
+def test_a_network_of_tissue_that_is_not_there_is_refused_at_once(annotated):
+    with pytest.raises(UserError, match=r"tissue\.model: there is no file gone\.onnx"):
+        Plan(annotated | {"tissue": {"model": "gone.onnx"}})
+
+
 def test_what_the_sheet_says_of_a_slide_reaches_its_rules(tmp_path, annotated):
     plan = Plan(annotated)
     assert plan.is_annotated

@@ -52,14 +52,13 @@ class Plan:
             raise UserError(
                 "the config names no cohort; set slides to a slides.csv (or demo), or images to an images.csv"
             )
-        for section, weights in (
-            ("teacher", self.config.teacher.weights),
-            ("students", self.config.students.weights),
+        for key, file in (
+            ("teacher.weights", self.config.teacher.weights),
+            ("students.weights", self.config.students.weights),
+            ("tissue.model", self.config.tissue.model),
         ):
-            if weights and not Path(weights).is_file():
-                raise UserError(
-                    f"{section}.weights: there is no file {weights}; correct the path or set it to null"
-                )
+            if file and not Path(file).is_file():
+                raise UserError(f"{key}: there is no file {file}; correct the path or set it to null")
         if self.from_pictures:
             self.config = self._with_field_of_pictures()
 

@@ -119,6 +119,19 @@ def tiles_code(wildcards):
     return plan.code("tiles", *(["tile_labels"] if entry.annotations else []))
 
 
+def mask_of_slide(wildcards):
+    return plan.slides[wildcards.slide].mask or []
+
+
+def mask_flag(wildcards, input):
+    return f"--mask {shlex.quote(str(input.mask))}" if input.mask else ""
+
+
+def origin_flag(wildcards):
+    is_given = plan.slides[wildcards.slide].mask
+    return f"--origin {plan.config.annotations.origin}" if is_given else ""
+
+
 def tissue_options(wildcards):
     return plan.tissue_options(wildcards.slide)
 

@@ -59,6 +59,8 @@ if not plan.from_pictures:
         input:
             record=f"{OUT}/slides/{{slide}}.json",
             slide=slide_file(),
+            mask=mask_of_slide,
+            model=plan.config.tissue.model or [],
         output:
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             overlay=report(
@@ -78,7 +80,9 @@ if not plan.from_pictures:
             runtime=plan.job("slide").runtime,
         params:
             options=tissue_options,
+            mask=mask_flag,
+            origin=origin_flag,
             code=plan.code("tissue"),
         shell:
             "lowmag tissue --record {input.record:q} --outline {output.outline:q} --overlay {output.overlay:q}"
-            " --options {params.options:q} > {log:q} 2>&1"
+            " {params.mask} {params.origin} --options {params.options:q} > {log:q} 2>&1"
