@@ -9,15 +9,17 @@ import h5py
 import numpy as np
 import openslide
 import pytest
+import shapely
 from lowmag import tiles, tissue
 from lowmag.errors import UserError
 from lowmag.field_reader import GREY, FieldReader
 from lowmag.grid import Field
+from lowmag.outline import geojson
 from lowmag.reader import open_slide
-from lowmag.record import load_record
+from lowmag.record import SlideRecord, load_record
 from lowmag.sections import Tiles, Tissue
-from lowmag.store import FLAGS, Layout, TileFile, decode
-from lowmag.tile_attributes import coords_attributes
+from lowmag.store import FLAGS, NO_LABEL, Layout, TileFile, decode
+from lowmag.tile_attributes import coords_attributes, root_attributes
 from synthetic_slides import (
     REAL_SLIDES,
     noise,
@@ -139,6 +141,37 @@ def test_trident_reads_our_fields(tmp_path, mpp):
     assert boxes[0][2] == round(field_um / own)
 
 
+def test_trident_is_told_of_overlap(tmp_path):
+    """Its step is patch_size - overlap pixels at the target magnification."""
+    path = write_slide(tmp_path / "a.tiff", noise(600, 500), 0.5)
+    out = cut(tmp_path, path, OPTIONS.model_copy(update={"overlap": 0.25}))
+    with h5py.File(out) as file:
+        attributes, coords = dict(file["coords"].attrs), file["coords"][()]
+    ratio = attributes["level0_magnification"] / attributes["target_magnification"]
+    step = (attributes["patch_size"] - attributes["overlap"]) * ratio
+    assert step == 96
+    assert np.unique(coords[:, 0]).tolist() == [0, 96, 192, 288]
+    assert np.unique(coords[:, 1]).tolist() == [0, 96, 192, 288, 384]
+
+
+def clams_boxes(path, levels):
+    """Level-0 x, y, edge of every patch as CLAM reads it: patch_size pixels of patch_level."""
+    with h5py.File(path) as file:
+        attributes = file["coords"].attrs
+        edge = attributes["patch_size"] * levels[attributes["patch_level"]]
+        return [(x, y, edge) for x, y in file["coords"][()].tolist()]
+
+
+@pytest.mark.parametrize(("mpp", "factors"), [(0.25, (2, 4)), (1.0, (2,))])
+def test_clam_reads_our_fields_where_a_level_fits(tmp_path, mpp, factors):
+    picture = noise(512, 512)
+    path = write_slide(tmp_path / "a.tiff", picture, mpp, [reduced(picture, f) for f in factors])
+    out = cut(tmp_path, path)
+    with TileFile(out) as file:
+        expected = [(x0, y0, x1 - x0) for x0, y0, x1, _ in file.boxes().tolist()]
+    assert clams_boxes(out, [1, *factors]) == expected
+
+
 @pytest.mark.parametrize(("mpp", "factors", "level"), [(0.25, (2, 4), 2), (0.5, (4,), None), (1.0, (2,), 0)])
 def test_clam_is_told_only_of_a_level_that_fits(tmp_path, mpp, factors, level):
     picture = noise(512, 512)
@@ -178,6 +211,92 @@ def test_choice_of_too_many_fields_is_fixed_nested_and_in_order(tmp_path, pictur
     assert [len(places) for places in chosen] == [4, 8, 12]
     assert set(chosen[0]) < set(chosen[1]) < set(chosen[2])
     assert all(places == sorted(places) for places in chosen)
+
+
+def test_lower_magnifications_come_from_the_pyramid_where_asked(tmp_path):
+    """The slide's own level is made of other pixels here: it shows in the lower magnifications only."""
+    picture = noise(400, 400)
+    path = write_slide(tmp_path / "a.tiff", picture, 1.0, [255 - reduced(picture, 4)])
+    options = OPTIONS.model_copy(update={"lowres": "pyramid"})
+    with TileFile(cut(tmp_path, path, options)) as file:
+        assert file.attributes["lowres_source"] == "pyramid"
+        x, y = file.column("coords")[7].tolist()
+        field = picture[y : y + 64, x : x + 64]
+        assert np.abs(file.read(5.0, 7).astype(int) - reduced(field, 2)).max() <= 1
+        assert np.abs(file.read(2.5, 7).astype(int) - (255 - reduced(field, 4).astype(int))).max() <= 1
+
+
+class Halves:
+    """Labels by where a field lies: 0 on the left, 1 on the right, none in the middle."""
+
+    classes = ("a", "b")
+
+    def labels(self, boxes):
+        middle = boxes[:, [0, 2]].mean(axis=1)
+        return np.where(middle < 100, 0, np.where(middle > 300, 1, NO_LABEL)).astype(np.int16)
+
+
+def test_labels_are_asked_for_every_field(tmp_path, picture):
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", picture))
+    outline = write_whole_outline(tmp_path, record)
+    tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS, labels=Halves())
+    with TileFile(tmp_path / "t.h5") as file:
+        assert file.column("label").tolist() == [0, NO_LABEL, 1] * 4
+
+
+def write_coords(path, xy, edge, slide_magnification):
+    """A coordinate file as TRIDENT writes it, for tiles of `edge` px at 10x."""
+    with h5py.File(path, "w") as file:
+        coords = file.create_dataset("coords", data=np.array(xy, np.int64))
+        coords.attrs.update(
+            patch_size=edge, level0_magnification=slide_magnification, target_magnification=10
+        )
+    return path
+
+
+def test_fields_of_another_program_are_taken_as_they_are(tmp_path, picture):
+    """Two of them reach out of the slide; two have no tissue; their order stays."""
+    path = write_slide(tmp_path / "a.tiff", picture)
+    record = write_record(tmp_path, path)
+    xy = [(200, 100), (0, 0), (-20, 0), (300, 410), (13, 7)]
+    coords = write_coords(tmp_path / "c.h5", xy, 64, 20)
+    outline = tmp_path / "o.geojson"
+    outline.write_text(geojson([shapely.box(0, 0, 190, 530)], "S1"))
+    tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS, coords=coords)
+    with TileFile(tmp_path / "t.h5") as file:
+        assert [tuple(place) for place in file.column("coords").tolist()] == xy
+        assert file.attributes["tiling"] == "trident"
+        out = file.column("flags") & FLAGS["out_of_bounds"] > 0
+        assert out.tolist() == [False, False, True, True, False]
+        shares = file.column("tissue_fraction").tolist()
+        assert shares == pytest.approx([0, 1, 108 / 128, 0, 1])
+        # Rounded at 10x first, hence a grey level.
+        assert np.abs(file.read(0.625, 4).astype(int) - reduced(picture[7:135, 13:141], 32)).max() <= 1
+        white = reduced(np.pad(picture[:128, :108], ((0, 0), (20, 0), (0, 0)), constant_values=255), 32)
+        assert np.abs(file.read(0.625, 2).astype(int) - white).max() <= 1
+    assert [box[:2] for box in tridents_boxes(tmp_path / "t.h5")] == xy
+
+
+def test_fields_of_another_size_are_refused(tmp_path, picture):
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", picture))
+    outline = write_whole_outline(tmp_path, record)
+    coords = write_coords(tmp_path / "c.h5", [(0, 0)], 96, 20)
+    with pytest.raises(UserError, match=r"192 level-0 pixels, 96 micrometres .*set tiles\.field_um: 96"):
+        tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS, coords=coords)
+
+
+@pytest.mark.parametrize(
+    ("icc", "option", "expected"),
+    [
+        ("absent", "keep", ("absent", "None")),
+        ("absent", "srgb", ("absent", "None")),
+        ("0123456789abcdef", "keep", ("kept", "0123456789abcdef")),
+        ("0123456789abcdef", "srgb", ("srgb", "0123456789abcdef")),
+    ],
+)
+def test_file_says_what_was_done_with_colours(icc, option, expected):
+    found = root_attributes(SlideRecord("S1", "a.svs", icc=icc), Tiles(icc=option))
+    assert (found["icc"], str(found["icc_profile"])) == expected
 
 
 def test_rejected_slide_and_slide_without_tissue_are_valid_empty_files(tmp_path):
