@@ -10,7 +10,7 @@ import pytest
 from lowmag.overlay import BAND_PX, REVIEW_COLOUR
 from lowmag.slide_facts import TissueFacts, read_cohort_facts
 from lowmag.slide_pictures import FLAG_COLOURS, PLAIN, SAMPLE_PX, choose, draw_tiles, overview, samples
-from lowmag.store import FLAGS, TileFile
+from lowmag.store import FLAGS, Layout, TileFile, TileRow, writing
 from PIL import Image
 from synthetic_cohort import HIGH, LOW, PX, Slide, make_results
 
@@ -88,26 +88,37 @@ def test_samples_are_the_stored_tiles_at_every_magnification(results):
     found = samples(results, "A", 3)
     assert len(found) == 3
     for sample in found:
-        assert [(name, edge) for name, _, edge in sample.pictures] == [("10x", PX[HIGH]), ("2.5x", PX[LOW])]
+        stored = [(picture.name, picture.edge_px) for picture in sample.pictures]
+        assert stored == [("10x", PX[HIGH]), ("2.5x", PX[LOW])]
     flagged = [sample for sample in found if sample.flags]
     assert [(sample.place, sample.flags) for sample in flagged] == [("row 0, column 0", ("blur",))]
     with TileFile(results / "tiles/A.h5") as file:
         stored = file.read(LOW, 0)
-    shown = np.asarray(decoded(flagged[0].pictures[1][1]))
+    shown = np.asarray(decoded(flagged[0].pictures[1].uri))
     assert np.abs(shown.mean((0, 1)) - stored.mean((0, 1))).max() < 4  # JPEG of noise
 
 
 def test_large_tiles_are_shown_smaller(tmp_path):
-    from lowmag.store import Layout, TileRow, writing
-
     (tmp_path / "tiles").mkdir()
     picture = np.full((512, 512, 3), 200, np.uint8)
     with writing(tmp_path / "tiles/A.h5", Layout([10.0], {10.0: 512}), {"slide_id": "A"}) as writer:
         writer.append(TileRow(0, 0, 0, 0, 1.0, {10.0: picture}))
     (sample,) = samples(tmp_path, "A", 4)
-    ((_, uri, edge),) = sample.pictures
-    assert edge == 512
-    assert decoded(uri).size == (SAMPLE_PX, SAMPLE_PX)
+    (shown,) = sample.pictures
+    assert shown.edge_px == 512
+    assert decoded(shown.uri).size == (SAMPLE_PX, SAMPLE_PX)
+
+
+def test_sections_keep_their_shape_and_say_their_size(tmp_path):
+    (tmp_path / "tiles").mkdir()
+    layout = Layout([10.0, 2.5], {}, unit="section")
+    picture = np.full((1024, 4096, 3), 200, np.uint8)
+    with writing(tmp_path / "tiles/A.h5", layout, {"slide_id": "A", "ratio": (1.0, 1.0)}) as writer:
+        writer.append(TileRow(0, 0, 2, -1, 0.7, {10.0: picture, 2.5: picture[::4, ::4]}))
+    (sample,) = samples(tmp_path, "A", 4)
+    assert sample.place == "section 3, 4096 × 1024 px"
+    assert [(shown.name, shown.edge_px) for shown in sample.pictures] == [("10x", 4096), ("2.5x", 1024)]
+    assert all(decoded(shown.uri).size == (SAMPLE_PX, SAMPLE_PX // 4) for shown in sample.pictures)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def _pictures(results: Path, cohort: Sequence[SlideFacts], n_samples: int) -> It
             continue
         tiles = samples(results, facts.slide_id, n_samples)
         left -= sum(map(len, (shown.small, shown.large, shown.tiles or ""))) if shown else 0
-        left -= sum(len(uri) for sample in tiles for _, uri, _ in sample.pictures)
+        left -= sum(len(picture.uri) for sample in tiles for picture in sample.pictures)
         if left < 0:
             break
         yield facts.slide_id, (shown, tiles)
@@ -114,6 +114,7 @@ def _content(
         "meanings": VERDICTS,
         "spreads": spreads(cohort, concerns),
         "step": ROWS_AT_ONCE,
+        "unit": next((facts.tiles.unit for facts in cohort if facts.tiles), "tile"),
         "n_pictured": len(pictures),
         "n_left_out": n_tiled - len(pictures),
         "anonymise": aliases.anonymise,

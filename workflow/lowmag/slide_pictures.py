@@ -42,12 +42,21 @@ class Overview:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A tile at one magnification: its name, the data URI, the longer edge as stored in pixels."""
+
+    name: str
+    uri: str
+    edge_px: int
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One tile: where it is, the names of its flags, and its picture at every magnification with its edge."""
+    """One tile or section: where it is, the names of its flags, its picture at every magnification."""
 
     place: str
     flags: tuple[str, ...]
-    pictures: tuple[tuple[str, str, int], ...]  # name of the magnification, data URI, stored edge in pixels
+    pictures: tuple[Picture, ...]
 
 
 def overview(results: Path, facts: SlideFacts) -> Overview | None:
@@ -105,8 +114,8 @@ def samples(results: Path, slide_id: str, n: int) -> list[Sample]:
     if not path.is_file():
         return []
     with TileFile(path) as file:
-        bits, grid = file.column("flags").astype(int), file.column("grid")
-        return [_sample(file, index, bits[index], grid[index]) for index in choose(bits, n)]
+        bits = file.column("flags").astype(int)
+        return [_sample(file, index, bits[index]) for index in choose(bits, n)]
 
 
 def choose(bits: np.ndarray, n: int) -> list[int]:
@@ -121,13 +130,22 @@ def choose(bits: np.ndarray, n: int) -> list[int]:
     return sorted(chosen)
 
 
-def _sample(file: TileFile, index: int, bits: int, grid: np.ndarray) -> Sample:
-    pictures = []
-    for magnification in file.magnifications:
-        stored = Image.fromarray(file.read(magnification, index))
-        edge = max(stored.size)
-        stored.thumbnail((SAMPLE_PX, SAMPLE_PX), Image.Resampling.LANCZOS)
-        uri = image_uri(stored, quality=92 if edge <= SHARP_PX else 78)
-        pictures.append((name_of(magnification), uri, edge))
+def _sample(file: TileFile, index: int, bits: int) -> Sample:
+    row, column = file.column("grid")[index].tolist()
+    size = file.column("size")[index]
+    is_tile = file.unit == "tile"
+    place = f"row {row}, column {column}" if is_tile else f"section {row + 1}, {size[0]} × {size[1]} px"
     flags = tuple(name for name in FLAG_COLOURS if bits & FLAGS[name])
-    return Sample(f"row {grid[0]}, column {grid[1]}", flags, tuple(pictures))
+    pictures = tuple(_picture(file, m, index, int(size.max())) for m in file.magnifications)
+    return Sample(place, flags, pictures)
+
+
+def _picture(file: TileFile, magnification: float, index: int, longest_px: int) -> Picture:
+    """A tile small enough for the page; of a large section from a lower magnification, which is its mean."""
+    highest = file.magnifications[0]
+    enough = [m for m in file.magnifications if m <= magnification and longest_px * m / highest >= LARGE_PX]
+    image = Image.fromarray(file.read(enough[-1] if enough else magnification, index))
+    image.thumbnail((SAMPLE_PX, SAMPLE_PX), Image.Resampling.LANCZOS)
+    edge_px = round(longest_px * magnification / highest)
+    quality = 92 if edge_px <= SHARP_PX else 78
+    return Picture(name_of(magnification), image_uri(image, quality=quality), edge_px)
