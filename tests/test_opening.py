@@ -163,6 +163,27 @@ def test_a_damaged_tile_leaves_the_slide_to_the_strict_reader(tmp_path, picture,
     opened.source.close()
 
 
+def test_a_tile_that_openslide_alone_takes_leaves_the_slide_to_the_strict_reader(tmp_path, picture):
+    """libjpeg warns of a scan that ends early and makes up the rest; OpenSlide passes that on as pixels."""
+    tiles = encode_tiles(picture, Form())
+    largest = int(np.argmax([len(blob) for blob in tiles]))
+    for damaged, source in (([largest], "segments"), (range(len(tiles)), "openslide")):
+        cut = [blob[:-40] + b"\xff\xd9" if n in damaged else blob for n, blob in enumerate(tiles)]
+        path = tmp_path / f"{source}.tif"
+        write_jpeg_tiff(path, [picture], Form(), [cut])
+        opened = opening.open_file(path)
+        assert opened.source.name == source
+        opened.source.close()
+
+
+def test_slide_without_a_single_tile_is_refused(tmp_path, picture):
+    path = write_slide(tmp_path / "a.tif", picture, 0.5, [picture[::2, ::2]])
+    with tifffile.TiffFile(path) as file:
+        n = len(file.pages[0].dataoffsets)
+    record = inspect(overwritten(path, "TileByteCounts", [0] * n))
+    assert (record.verdict, record.reason) == ("truncated", f"a.tif: {n} of its segments were never written")
+
+
 def test_segments_never_written_reject_what_libvips_reads(tmp_path, picture):
     path = write_by_vips(tmp_path / "a.tif", picture, compression="webp")
     with tifffile.TiffFile(path) as file:

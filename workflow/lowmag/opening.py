@@ -107,6 +107,8 @@ def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]
         int(properties.get("openslide.bounds-width", width)),
         int(properties.get("openslide.bounds-height", height)),
     ]
+    if min(size) <= 0:
+        raise RejectedError("unreadable", "its finest level holds no tile at all", "")
     return {
         "width": width,
         "height": height,
@@ -200,10 +202,11 @@ def _prefer_segments(opened: Opened) -> None:
 def largest_difference(segments: SegmentSource, reference: Source) -> float | None:
     """The largest mean absolute difference over sampled segments; None when not one could be compared.
 
-    A segment that the strict decoder alone refuses counts as another colour altogether where OpenSlide is the
-    reference; libvips is known to pass over damage.
+    Segments that the strict decoder alone refuses are damaged and passed over. Only where it refuses all that
+    OpenSlide reads do they count as other colours altogether; libvips is known to pass over damage.
     """
     found: list[float] = []
+    refused = False
     for number, (level, index) in enumerate(_segments_with_content(segments)):
         if len(found) == SAMPLES or number == MOST_TRIES:
             break
@@ -215,11 +218,10 @@ def largest_difference(segments: SegmentSource, reference: Source) -> float | No
         try:
             pixels = segments.read(level, *window).pixels
         except UnreadableError:
-            if reference.name == "openslide":
-                found.append(255.0)
+            refused |= reference.name == "openslide"
             continue
         found.append(float(np.abs(pixels.astype(np.int16) - expected).mean()))
-    return max(found, default=None)
+    return max(found, default=255.0 if refused else None)
 
 
 def _segments_with_content(segments: SegmentSource) -> Iterator[tuple[int, int]]:
