@@ -232,6 +232,17 @@ def test_slide_found_unreadable_while_cut_shows_why(results: Path, study: Study,
     assert cohort.check_summary(read) == "1 of 2 slides can be used; 1 unreadable."
 
 
+def test_notes_on_usable_slides_are_shown(results: Path, study: Study, tmp_path: Path) -> None:
+    (tmp_path / "tiles").symlink_to(results / "tiles")
+    (tmp_path / "splits.csv").symlink_to(results / "splits.csv")
+    write_check(tmp_path, ["train0", "val0"], bad=[])
+    lines = (tmp_path / "check.tsv").read_text().splitlines()
+    noted = [f"{line}\t{note}" for line, note in zip(lines, ("notes", "", "one level only"), strict=True)]
+    (tmp_path / "check.tsv").write_text("\n".join(noted) + "\n")
+    rows = cohort.check_rows(cohort.read_cohort(tmp_path, study)).rows
+    assert [row[2].text for row in rows] == ["", "one level only."]
+
+
 def test_missing_tables_are_named_with_the_cure(study: Study, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"lacks splits\.csv, evaluation/metrics\.tsv.*run `snakemake`"):
         report.write_report(tmp_path, tmp_path / "report.html", study)

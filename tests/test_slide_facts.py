@@ -79,9 +79,9 @@ def test_notes_are_read_from_the_table_without_a_record(tmp_path):
     make_results(tmp_path, [Slide("A")], tiled=False)
     (tmp_path / "slides/A.json").unlink()
     lines = (tmp_path / "check.tsv").read_text().splitlines()
-    (tmp_path / "check.tsv").write_text(f"{lines[0]}\tnotes\n{lines[1]}\tone level only\n")
+    (tmp_path / "check.tsv").write_text(f"{lines[0]}\tnotes\n{lines[1]}\tone level only; a gap\n")
     (facts,) = read_cohort_facts(tmp_path)
-    assert facts.notes == ("one level only",)
+    assert facts.notes == ("one level only", "a gap")
 
 
 def test_what_cannot_be_read_is_named_with_the_cure(tmp_path):

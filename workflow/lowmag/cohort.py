@@ -111,7 +111,7 @@ def check_rows(cohort: Cohort) -> Table:
     )
     tiles_of = cohort.tiles_of
     for row in _bad_first(cohort):
-        reason, cure = (without_folders(row.get(name) or "") for name in ("reason", "cure"))
+        reason, cure, notes = (without_folders(row.get(name) or "") for name in ("reason", "cure", "notes"))
         size = f"{row['width']} × {row['height']}" if row.get("width") else NONE
         mpp = three_digits(float(row["mpp_x"])) if row.get("mpp_x") else NONE
         n = tiles_of.get(row["slide_id"])
@@ -124,7 +124,7 @@ def check_rows(cohort: Cohort) -> Table:
         table.add(
             row["slide_id"],
             verdict,
-            Cell(" Cure: ".join(f"{text.rstrip('.')}." for text in (reason, cure) if text), "text"),
+            Cell(" Cure: ".join(f"{text.rstrip('.')}." for text in (reason or notes, cure) if text), "text"),
             size,
             mpp,
             row.get("mpp_source") or NONE,

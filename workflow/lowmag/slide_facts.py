@@ -95,7 +95,7 @@ def read_facts(results: Path, row: CheckRow) -> SlideFacts:
     slide_id = row["slide_id"]
     path = results / "slides" / f"{slide_id}.json"
     record = load_record(path) if path.is_file() else _record_of_row(row)
-    notes = tuple(record.notes) or tuple(filter(None, [row.get("notes") or ""]))
+    notes = tuple(record.notes) or tuple(filter(None, (row.get("notes") or "").split("; ")))
     tiles, found = _read_tiles(results, slide_id)
     if record.usable and found.get("verdict", "ok") != "ok":  # found only when the tiles were cut
         verdict, reason, cure = (str(found.get(key, "")) for key in ("verdict", "reason", "cure"))
