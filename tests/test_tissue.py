@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from lowmag.masks import GivenMask
 from lowmag.outline import read_review
 from lowmag.record import load_record
 from lowmag.sections import Demo, Tissue
+from lowmag.segmenter import NetworkFinder
 from PIL import Image
 from synthetic_slides import REAL_SLIDES, write_record, write_slide
 
@@ -86,10 +88,10 @@ def test_slide_without_tissue_is_said_to_be(tmp_path, caplog):
         assert overlay.getpixel((0, 0)) == (170, 0, 0)  # the band that says so
 
 
-def write(tmp_path, picture, options=None, mask=None):
+def write(tmp_path, picture, options=None, finder=None):
     """Outline a slide made of `picture` at 8 micrometres per pixel; returns the content of the GeoJSON."""
     record = write_record(tmp_path, write_slide(tmp_path / "s.tiff", enlarged(picture)))
-    tissue.write_outline(record, tmp_path / "o.geojson", tmp_path / "o.png", options or Tissue(), mask)
+    tissue.write_outline(record, tmp_path / "o.geojson", tmp_path / "o.png", options or Tissue(), finder)
     return json.loads((tmp_path / "o.geojson").read_text())
 
 
@@ -138,7 +140,7 @@ def test_given_mask_takes_the_place_of_what_is_stained(tmp_path):
     given = np.zeros((100, 125), np.uint8)
     given[70:90, 80:120] = 1
     Image.fromarray(given).save(tmp_path / "mask.png")
-    content = write(tmp_path, picture, mask=GivenMask(tmp_path / "mask.png"))
+    content = write(tmp_path, picture, finder=GivenMask(tmp_path / "mask.png"))
     assert content["properties"] == {"review": "", "source": "mask"}
     assert read_outline(tmp_path / "o.geojson").equals(shapely.box(80 * 16, 70 * 16, 120 * 16, 90 * 16))
 
@@ -165,7 +167,7 @@ def test_network_of_the_user_takes_the_place_of_the_colours(tmp_path, monkeypatc
         return found
 
     monkeypatch.setattr("lowmag.segmenter.find_tissue", right_half)
-    content = write(tmp_path, picture, Tissue(model="model.onnx", mpp=mpp))
+    content = write(tmp_path, picture, Tissue(mpp=mpp), NetworkFinder(Path("model.onnx")))
     assert content["properties"]["source"] == "model"
     assert shapes == [(round(100 * 8 / mpp), round(125 * 8 / mpp), 3)]
     expected = shapely.box(1000, 0, 2000, 1600)

@@ -145,13 +145,16 @@ def _tissue(args: argparse.Namespace) -> None:
     from lowmag.config import parse_options
     from lowmag.sections import Tissue
 
-    mask = None
+    options, finder = parse_options(Tissue, args.options), None
     if args.mask:
         from lowmag.masks import GivenMask
 
-        mask = GivenMask(args.mask, args.origin)
-    options = parse_options(Tissue, args.options)
-    tissue.write_outline(args.record, args.outline, args.overlay, options, mask)
+        finder = GivenMask(args.mask, args.origin)
+    elif options.model:
+        from lowmag.segmenter import NetworkFinder
+
+        finder = NetworkFinder(Path(options.model))
+    tissue.write_outline(args.record, args.outline, args.overlay, options, finder)
 
 
 def _tiles(args: argparse.Namespace) -> None:

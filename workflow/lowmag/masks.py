@@ -11,6 +11,7 @@ import shapely
 from lowmag.annotations import read_annotations
 from lowmag.errors import UserError
 from lowmag.outline import outline_of, polygons
+from lowmag.reader import Thumbnail
 from lowmag.record import SlideRecord
 from lowmag.regions import Region
 from lowmag.sections import Tissue
@@ -32,6 +33,11 @@ class GivenMask:
 
     path: Path
     origin: str = "bounds"
+    name: str = "mask"
+
+    def find(self, thumbnail: Thumbnail, slide: SlideRecord, options: Tissue) -> list[shapely.Polygon]:
+        """The tissue of the file; the thumbnail is not looked at."""
+        return read_mask(self, slide, options.mpp)
 
 
 def read_mask(given: GivenMask, slide: SlideRecord, mpp: float) -> list[shapely.Polygon]:

@@ -4,13 +4,17 @@ import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
 from lowmag.errors import UserError
 from lowmag.sections import Tissue
+
+if TYPE_CHECKING:
+    from lowmag.reader import Thumbnail
+    from lowmag.record import SlideRecord
 
 CLASSIFICATION = {"name": "Tissue", "color": [0, 128, 0]}
 SIMPLIFY_PX = 0.75
@@ -29,6 +33,16 @@ def outline_of(mask: np.ndarray, pixel_um: float, options: Tissue) -> list[shape
         if filled.area >= smallest:
             pieces += polygons(shapely.make_valid(filled.simplify(SIMPLIFY_PX)))
     return sorted(pieces, key=lambda piece: (piece.bounds[1], piece.bounds[0]))
+
+
+def on_slide(
+    pieces: Sequence[shapely.Polygon], thumbnail: "Thumbnail", slide: "SlideRecord"
+) -> list[shapely.Polygon]:
+    """Polygons in pixels of a thumbnail, in level-0 pixels and cut to the scanned part of the slide."""
+    x, y, width, height = slide.scanned
+    frame = shapely.box(x, y, x + width, y + height)
+    moved = [shapely.transform(piece, lambda xy: xy * thumbnail.scale + thumbnail.origin) for piece in pieces]
+    return [part for piece in moved for part in polygons(shapely.intersection(piece, frame))]
 
 
 def _faces(mask: np.ndarray) -> list[shapely.Polygon]:

@@ -243,11 +243,12 @@ class Plan:
 
     def weights(self, section: str) -> str:
         """Digest of the file of initial weights of `teacher` or `students`; empty where there is none."""
-        path = getattr(self.config, section).weights
-        if not path:
-            return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return _digest(getattr(self.config, section).weights)
+
+    @cached_property
+    def tissue_model(self) -> str:
+        """Digest of the file of the network that finds tissue; empty where there is none."""
+        return _digest(self.config.tissue.model)
 
     def pictures(self) -> str:
         """Digest of the pictures' names and sizes, so that a replaced one is stored again."""
@@ -262,6 +263,13 @@ class Plan:
     def code(self, *modules: str) -> str:
         """Fingerprint of the code a rule runs."""
         return code_fingerprint(*modules)
+
+
+def _digest(path: str | None) -> str:
+    if not path:
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _compact(content: Any) -> str:

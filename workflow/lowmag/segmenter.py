@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import shapely
+from PIL import Image
 
 from lowmag.errors import UserError
+from lowmag.outline import on_slide, outline_of
+from lowmag.reader import Thumbnail
+from lowmag.record import SlideRecord
+from lowmag.sections import Tissue
 
 BLOCK_PX, STEP_PX = 1024, 32  # edge of a block, and what it is a multiple of
+SCALE_TOLERANCE = 0.02  # a network is shown the scale it was made for within this
 MARGIN = 1 / 16  # of a block on each side, seen and not used
 
 log = logging.getLogger(__name__)
@@ -30,6 +37,26 @@ class Segmenter:
     path: Path
     network: Network
     block_px: int | None = None
+
+
+@dataclass(frozen=True)
+class NetworkFinder:
+    """The network in a file as a way to find tissue."""
+
+    path: Path
+    name: str = "model"
+
+    def find(self, thumbnail: Thumbnail, slide: SlideRecord, options: Tissue) -> list[shapely.Polygon]:
+        """What the network takes for tissue at `options.mpp`, without debris and small holes."""
+        factor = thumbnail.scale * sum(slide.mpp) / 2 / options.mpp
+        if abs(factor - 1) > SCALE_TOLERANCE:
+            image = Image.fromarray(thumbnail.picture)
+            size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+            pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+            thumbnail = Thumbnail(pixels, thumbnail.origin, thumbnail.scale / factor)
+        found = find_tissue(thumbnail.picture, self.path)
+        pixel_um = thumbnail.scale * sum(slide.mpp) / 2
+        return on_slide(outline_of(found, pixel_um, options), thumbnail, slide)
 
 
 def find_tissue(picture: np.ndarray, path: Path) -> np.ndarray:

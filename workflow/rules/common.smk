@@ -136,6 +136,16 @@ def tissue_options(wildcards):
     return plan.tissue_options(wildcards.slide)
 
 
+def tissue_model(wildcards):
+    return "" if plan.slides[wildcards.slide].mask else plan.tissue_model
+
+
+# A slide depends on the code of masks or networks only where its tissue comes from one.
+def tissue_code(wildcards):
+    mask, model = plan.slides[wildcards.slide].mask, plan.config.tissue.model
+    return plan.code("tissue", *(["masks"] if mask else ["segmenter"] if model else []))
+
+
 def every_annotation():
     return [
         str(slide.annotations) for slide in plan.slides.values() if slide.annotations

@@ -60,7 +60,6 @@ if not plan.from_pictures:
             record=f"{OUT}/slides/{{slide}}.json",
             slide=slide_file(),
             mask=mask_of_slide,
-            model=plan.config.tissue.model or [],
         output:
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             overlay=report(
@@ -82,7 +81,8 @@ if not plan.from_pictures:
             options=tissue_options,
             mask=mask_flag,
             origin=origin_flag,
-            code=plan.code("tissue"),
+            model=tissue_model,
+            code=tissue_code,
         shell:
             "lowmag tissue --record {input.record:q} --outline {output.outline:q} --overlay {output.overlay:q}"
             " {params.mask} {params.origin} --options {params.options:q} > {log:q} 2>&1"
