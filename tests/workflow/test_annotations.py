@@ -4,7 +4,9 @@ import csv
 import json
 import os
 from collections import Counter
+from pathlib import Path
 
+import h5py
 import openslide
 import pandas as pd
 import pytest
@@ -14,6 +16,7 @@ from lowmag.store import LABEL_OF_SLIDE, TileFile
 from tests.workflow.study_folder import N_SLIDES, TINY, StudyFolder
 
 N_ANNOTATED = 12
+PLACES = [[100, 50], [400, 50], [100, 700]]
 PREDICTIONS = "results/predictions/teacher/seed0/tiles.parquet"
 CONFIG = {
     "slides": "cohort/regions.csv",
@@ -32,25 +35,34 @@ def rectangle(name: str, x0: float, y0: float, x1: float, y1: float) -> dict:
     }
 
 
+def write_regions(path: Path, *regions: dict) -> None:
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": regions}))
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> StudyFolder:
-    """Fifteen slides without a label, twelve of them with two regions; run to the teacher's predictions."""
+    """Fifteen slides without a label, run to the teacher's predictions.
+
+    Twelve have two regions, one has its tissue given, one its tiles.
+    """
     study = StudyFolder(tmp_path_factory.mktemp("regions"))
     cohort = study.folder / "cohort"
     assert cli.main(["demo", "--out", str(cohort), "--options", json.dumps(TINY["demo"])]) == 0
     rows = list(csv.DictReader((cohort / "slides.csv").read_text().splitlines()))
-    lines = ["slide_id,path,patient_id,annotations"]
+    write_regions(cohort / "mask.geojson", rectangle("Tissue", 0, 0, 640, 1280))
+    with h5py.File(cohort / "tiles.h5", "w") as file:
+        coords = file.create_dataset("coords", data=PLACES)
+        coords.attrs.update({"patch_size": 256, "level0_magnification": 10, "target_magnification": 10})
+    lines = ["slide_id,path,patient_id,annotations,mask,coords"]
     for number, row in enumerate(rows):
-        annotated = f"{row['slide_id']}.geojson" if number < N_ANNOTATED else ""
-        lines.append(f"{row['slide_id']},{row['path']},P{number},{annotated}")
-        if annotated:
+        files = {N_ANNOTATED: ",mask.geojson,", N_ANNOTATED + 1: ",,tiles.h5"}.get(number, ",,")
+        if number < N_ANNOTATED:
+            files = f"{row['slide_id']}.geojson,,"
             width, height = openslide.OpenSlide(cohort / row["path"]).dimensions
-            regions = [
-                rectangle("Tumor", 0, 0, width / 2, height),
-                rectangle("Normal", width / 2, 0, width, height),
-            ]
-            text = json.dumps({"type": "FeatureCollection", "features": regions})
-            (cohort / annotated).write_text(text)
+            tumour = rectangle("Tumor", 0, 0, width / 2, height)
+            normal = rectangle("Normal", width / 2, 0, width, height)
+            write_regions(cohort / f"{row['slide_id']}.geojson", tumour, normal)
+        lines.append(f"{row['slide_id']},{row['path']},P{number},{files}")
     (cohort / "regions.csv").write_text("\n".join(lines) + "\n")
     study.configure(**CONFIG)
     result = study.snakemake("--", PREDICTIONS)
@@ -73,6 +85,17 @@ def test_regions_become_labels_and_patients_are_split_by_them(drawn):
     assert all(set(labels[row["slide_id"]]) <= {0, 1} for row in annotated)
     assert Counter(row["split"] for row in annotated) == {"train": 4, "val": 4, "test": 4}
     assert all(row["split"] == "train" for row in splits if row not in annotated)
+
+
+def test_tissue_and_tiles_may_be_given(drawn):
+    tables = []
+    for number in (N_ANNOTATED, N_ANNOTATED + 1):
+        with TileFile(drawn.folder / f"results/tiles/D{number + 1:03}.h5") as file:
+            tables.append((file.column("coords").tolist(), str(file.attributes.get("tiling"))))
+    (masked, _), given = tables
+    assert masked
+    assert max(x for x, _ in masked) < 640
+    assert given == (PLACES, "trident")
 
 
 def test_predictions_are_of_the_tiles_in_regions(drawn):
