@@ -78,7 +78,10 @@ class Tiles(Section):
         default=0.0, ge=0, lt=1, description="share of its edge that a tile shares with the next one"
     )
     max_section_px: int = Field(
-        default=8192, ge=256, description="longest edge of a section at the teacher's magnification, pixels"
+        default=8192,
+        ge=256,
+        le=65_500,  # of a JPEG
+        description="longest edge of a section at the teacher's magnification, pixels",
     )
     lowres: Literal["derived", "pyramid"] = Field(
         default="derived",
