@@ -39,6 +39,20 @@ def test_pictures_too_small_for_a_network_are_refused_at_once(images):
     assert Plan(content | {"students": network}).config.tiles.field_um == 64
 
 
+def test_network_for_tissue_counts_by_content(tmp_path, images):
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"first")
+    content = {"images": str(images), "tissue": {"model": str(model)}}
+    before = Plan(content).tissue_model
+    assert Plan(content).tissue_model == before
+    model.write_bytes(b"other")
+    assert Plan(content).tissue_model != before
+    assert Plan({"images": str(images)}).tissue_model == ""
+    model.unlink()
+    with pytest.raises(UserError, match=r"tissue\.model: there is no file"):
+        Plan(content)
+
+
 @pytest.mark.parametrize("section", ["teacher", "students"])
 def test_weights_count_by_content(tmp_path, images, section):
     weights = tmp_path / "weights.safetensors"
