@@ -162,6 +162,13 @@ def test_tile_files_hold_the_centre_of_each_picture(sheet, tmp_path):
         assert file.column("label").tolist() == [-1]
 
 
+@pytest.mark.parametrize("other", [{"lowres": "pyramid"}, {"unit": "section"}])
+def test_what_only_slides_have_is_refused(sheet, tmp_path, other):
+    tiles = LADDER.model_copy(update=other)
+    message = complaint(write_pictures, sheet, tmp_path, ["benign", "cancer"], Pictures(columns=CASES), tiles)
+    assert "set tiles: {lowres: derived, unit: tile}" in message
+
+
 def test_labels_outside_the_classes_are_refused(sheet, tmp_path):
     message = complaint(write_pictures, sheet, tmp_path, ["benign"], Pictures(columns=CASES), LADDER)
     assert "row 3, column label: found 'cancer', expected one of benign; correct it" in message

@@ -52,6 +52,7 @@ def write_tile_files(
     Labels must be in `classes`. Raises UserError for pictures of another size or unreadable, and an mpp more
     than 25 % off the teacher's.
     """
+    _require_derived(tiles)
     _require_scale(rows, options, tiles)
     cut = _cut(_common_size(rows), options, tiles)
     by_slide: dict[str, list[PictureRow]] = {}
@@ -95,6 +96,14 @@ def read_rgb(path: Path) -> np.ndarray:
         raise UserError(
             f"{path} cannot be decoded ({error}); replace the file or take its row out"
         ) from error
+
+
+def _require_derived(tiles: Tiles) -> None:
+    if tiles.lowres != "derived" or tiles.unit != "tile":
+        raise UserError(
+            f"pictures are tiles without coarser levels, but tiles.lowres is {tiles.lowres} and tiles.unit "
+            f"{tiles.unit}; set tiles: {{lowres: derived, unit: tile}}, or give slides in place of images"
+        )
 
 
 def _require_scale(rows: Sequence[PictureRow], options: Pictures, tiles: Tiles) -> None:

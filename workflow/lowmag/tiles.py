@@ -1,5 +1,6 @@
 """The tiles of one slide: the same fields of view at every magnification, in one file."""
 
+import json
 import logging
 import time
 from collections import Counter
@@ -100,7 +101,7 @@ def _write_readable(slide: SlideRecord, request: _Request, out: Path) -> None:
             cut = tile_cut(source, slide, tissue, options, request.coords)
         attributes = root_attributes(slide, options) | {"ratio": cut.ratio} | dict(cut.attributes)
         if request.labels is not None:
-            attributes["classes"] = list(request.labels.classes)
+            attributes["classes"] = json.dumps(list(request.labels.classes))
         with writing(out, request.layout, attributes, coords_attributes=cut.coords_attributes) as writer:
             _write_fields(source, cut, request, writer)
 
@@ -122,8 +123,9 @@ def _write_fields(source: Slide, cut: Cut, request: _Request, writer: TileWriter
     _require_readable(lost, np.array(cut.sizes, float).reshape(-1, 2).prod(axis=1))
     seconds = time.perf_counter() - start
     log.info(
-        "slide %s: %d %ss at %d magnifications in %.1f s (%.0f/s), %d unreadable; flags: %s",
-        writer.file.attrs["slide_id"], writer.n, request.options.unit, len(request.layout.magnifications),
+        "slide %s: %d %s%s at %d magnifications in %.1f s (%.0f/s), %d unreadable; flags: %s",
+        writer.file.attrs["slide_id"], writer.n, request.options.unit, "s" * (writer.n != 1),
+        len(request.layout.magnifications),
         seconds, writer.n / max(seconds, 1e-9), (lost > 0).sum(),
         ", ".join(f"{n} {name}" for name, n in flagged.items()) or "none",
     )  # fmt: skip
