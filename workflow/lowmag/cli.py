@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from lowmag import __version__, cli_results, cli_slides, cli_training
+from lowmag import __version__, cli_exchange, cli_results, cli_slides, cli_training
 from lowmag.errors import UserError
 
 
@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lowmag", description="Train at high magnification, deploy at low.")
     parser.add_argument("--version", action="version", version=f"lowmag {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for group in (cli_slides, cli_training, cli_results):
+    for group in (cli_slides, cli_exchange, cli_training, cli_results):
         group.add_commands(commands)
     return parser
 

@@ -14,10 +14,13 @@ ERRNO = re.compile(r"errno = (\d+)")
 
 
 @contextmanager
-def publishing_hdf5(path: Path | str) -> Iterator[h5py.File]:
-    """A new HDF5 file that becomes `path` when the block ends without an error; see `publish.publishing`."""
+def publishing_hdf5(path: Path | str, *, libver: str = "latest") -> Iterator[h5py.File]:
+    """A new HDF5 file that becomes `path` when the block ends without an error; see `publish.publishing`.
+
+    With `libver="earliest"` programs built on any HDF5 1.x can read it.
+    """
     with publishing(path) as temporary:
-        file = h5py.File(temporary, "w", libver="latest", locking=False)
+        file = h5py.File(temporary, "w", libver=libver, locking=False)
         try:
             yield file
             file.flush()  # the last moment that an error of writing can be told without harm

@@ -16,6 +16,7 @@ Layout (schema `lowmag-tiles`, version 2); N tiles, K magnifications:
 Version 1 had no `size`, `qc`, `unit` and `ratio`, and only the flag of fields that cannot be read.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -257,7 +258,7 @@ class TileFile:
     @property
     def classes(self) -> list[str]:
         """Names of the classes that `label` counts; none where tiles have no labels of their own."""
-        return [str(name) for name in self.attributes.get("classes", ())]
+        return json.loads(str(self.attributes.get("classes", "[]")))
 
     @property
     def coords_attributes(self) -> dict[str, Any]:
