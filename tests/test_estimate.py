@@ -6,12 +6,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import shapely
 from lowmag import demo, tiles, tissue
 from lowmag.check import SlideToCheck, write_record
 from lowmag.cli import main
 from lowmag.estimate import INTERVAL, SAMPLES, Estimate, Wanted, estimate_cohort, total_of
 from lowmag.estimate_tables import cohort_table
 from lowmag.magnification import name_of
+from lowmag.outline import geojson
 from lowmag.sections import Check, Demo, Tiles, Tissue
 from synthetic_slides import REAL_SLIDES, write_slide
 
@@ -99,11 +101,21 @@ def test_real_slide_is_foretold_within_a_tenth(tmp_path):
 def test_what_the_sheet_says_of_a_slide_counts(sheet, tmp_path):
     first = slides_of(sheet)[0]
     (tmp_path / "slides.csv").write_text(
-        f"slide_id,path,min_piece_um,mpp\n{first.slide_id},{first.path},1400,\nB,{first.path}.copy,,2\n"
+        f"slide_id,path,min_piece_um,saturation_floor,mpp\n"
+        f"{first.slide_id},{first.path},1400,12,\nB,{first.path}.copy,,,2\n"
     )
     Path(f"{first.path}.copy").write_bytes(first.path.read_bytes())
     found = list(estimate_cohort(tmp_path / "slides.csv", None, Wanted(tiles=OPTIONS)))
     assert [(estimate.n, estimate.verdict) for estimate in found] == [(0, "ok"), (0, "too_coarse")]
+
+
+def test_a_mask_of_the_sheet_takes_the_place_of_the_tissue_found(sheet, tmp_path):
+    first = slides_of(sheet)[0]
+    (tmp_path / "mask.geojson").write_text(geojson([shapely.box(0, 0, 512, 256)], first.slide_id))
+    (tmp_path / "slides.csv").write_text(f"slide_id,path,mask\n{first.slide_id},{first.path},mask.geojson\n")
+    (found,) = estimate_cohort(tmp_path / "slides.csv", None, Wanted(tiles=OPTIONS))
+    assert found.n == 4 * 2
+    assert found.area_mm2 == pytest.approx(0.512 * 0.256)
 
 
 def test_records_are_taken_as_they_are(sheet, tmp_path):

@@ -8,6 +8,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--estimate", action="store_true", help="say how many tiles and bytes there will be")
     parser.add_argument("--tissue", metavar="JSON", help="config section tissue (with --estimate)")
     parser.add_argument("--tiles", metavar="JSON", help="config section tiles (with --estimate)")
+    parser.add_argument(
+        "--origin", choices=["bounds", "level0"], default="bounds", help="where x, y of GeoJSON masks start"
+    )
     parser.add_argument("--estimate-out", type=Path, help="TSV to write with a row per slide")
 
 
@@ -21,6 +24,7 @@ def run(args: argparse.Namespace) -> None:
         parse_options(Check, args.options),
         parse_options(Tissue, args.tissue),
         parse_options(Tiles, args.tiles),
+        args.origin,
     )
     found = list(estimate_cohort(args.slides, args.records, wanted))
     if args.estimate_out:

@@ -6,6 +6,7 @@ estimated: a few of its tiles are read and encoded, evenly by their share of tis
 depends most.
 """
 
+import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 import shapely
 
 from lowmag import check, tissue
+from lowmag.config import parse_options
 from lowmag.field_reader import BLOCK_PX, blocks
 from lowmag.fields import Cut, tile_cut
 from lowmag.grid import read_outline
@@ -39,11 +41,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Wanted:
-    """The sections of the config that decide on tiles."""
+    """The sections of the config that decide on tiles, and where x, y of GeoJSON masks start."""
 
     check: Check = field(default_factory=Check)
     tissue: Tissue = field(default_factory=Tissue)
     tiles: Tiles = field(default_factory=Tiles)
+    origin: str = "bounds"
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def estimate_slide(record: SlideRecord, row: SlideRow, wanted: Wanted) -> Estima
     """The estimate of one slide; `row` has what the sheet says of it beyond the config."""
     if not record.usable:
         return Estimate(record.slide_id, record.verdict)
-    outline = _outline(record, row, wanted.tissue)
+    outline = _outline(record, row, wanted)
     options = wanted.tiles
     try:
         with open_slide(record, icc=options.icc) as source:
@@ -108,19 +111,22 @@ def estimate_slide(record: SlideRecord, row: SlideRow, wanted: Wanted) -> Estima
     )
 
 
-def _outline(record: SlideRecord, row: SlideRow, options: Tissue) -> shapely.Geometry:
+def _outline(record: SlideRecord, row: SlideRow, wanted: Wanted) -> shapely.Geometry:
     """The tissue as the stage finds it, with what the sheet overrides."""
-    if row.tissue:
-        options = Tissue.model_validate(options.model_dump() | dict(row.tissue))
-    mask = None
+    options = parse_options(Tissue, json.dumps(wanted.tissue.model_dump() | dict(row.tissue)))
+    finder = None
     if row.mask:
         from lowmag.masks import GivenMask
 
-        mask = GivenMask(row.mask)
+        finder = GivenMask(row.mask, wanted.origin)
+    elif options.model:
+        from lowmag.segmenter import NetworkFinder
+
+        finder = NetworkFinder(Path(options.model))
     with tempfile.TemporaryDirectory() as folder:
         stored, outline = Path(folder, "slide.json"), Path(folder, "outline.geojson")
         save_record(stored, record)
-        tissue.write_outline(stored, outline, Path(folder, "overlay.png"), options, mask)
+        tissue.write_outline(stored, outline, Path(folder, "overlay.png"), options, finder)
         return read_outline(outline)
 
 

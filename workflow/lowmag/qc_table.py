@@ -152,7 +152,9 @@ def _levels(facts: SlideFacts) -> str:
 
 
 def _time(value: float | None) -> str:
-    return NONE if value is None else seconds(value)
+    if value is None:
+        return NONE
+    return seconds(value) if value >= 0.05 else "<0.1 s"  # a log tells tenths
 
 
 def _details(facts: SlideFacts) -> list[tuple[str, str]]:
