@@ -20,7 +20,7 @@ from lowmag import check, tiles, tissue
 from lowmag.record import load_record
 from lowmag.sections import Check, Tiles, Tissue
 from lowmag.store import FLAGS, TileFile
-from synthetic_slides import noise, reduced, write_record, write_slide, write_whole_outline
+from synthetic_slides import noise, reduced, spoil_tile, write_record, write_slide, write_whole_outline
 
 REPOSITORY = Path(__file__).parents[1]
 OPTIONS = Tiles(field_um=64, students=[5, 2.5])
@@ -188,6 +188,22 @@ def test_cluster_waits_for_slow_network_folders():
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text())
     assert profile["latency-wait"] >= 60
     assert profile["rerun-incomplete"] is True
+
+
+def test_damage_in_tissue_is_flagged_and_not_taken_for_glass(tmp_path, caplog):
+    """A block that no level gives would be white in the thumbnail, and its tiles missing without a word."""
+    picture = np.full((1024, 1024, 3), 245, np.uint8)
+    picture[128:896, 128:896] = np.clip(np.array(PINK) + noise(768, 768) // 8 - 16.0, 0, 255)
+    path = write_slide(tmp_path / "a.tiff", picture, 1.0)
+    record = write_record(tmp_path, path)
+    spoil_tile(path, level=0, index=5 * 16 + 5)
+    tissue.write_outline(record, tmp_path / "o.geojson", tmp_path / "o.png", Tissue(mpp=4, max_hole_um=0))
+    tiles.write_tiles(record, tmp_path / "o.geojson", tmp_path / "t.h5", OPTIONS)
+    with TileFile(tmp_path / "t.h5") as file:
+        assert file.n == 12 * 12
+        (hit,) = np.flatnonzero(file.column("flags") & FLAGS["read_error"])
+        assert file.column("coords")[hit].tolist() == [320, 320]
+    assert "of the scan cannot be read and counts as tissue" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["a.svs", "a.ndpi", "a.mrxs", "a.dcm", "a.scn", "a.bif", "a.tiff", "a.czi"])
