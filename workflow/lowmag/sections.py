@@ -48,7 +48,10 @@ class Tissue(Section):
         default=190.0, ge=0, description="holes smaller than this square are filled, micrometres"
     )
     saturation_floor: int = Field(
-        default=10, ge=0, le=255, description="least saturation of tissue, grey levels"
+        default=10,
+        ge=0,
+        le=255,
+        description="least colour of tissue: brightest minus darkest channel on white glass, grey levels",
     )
     model: str | None = Field(
         default=None, description="TorchScript or ONNX file that finds the tissue instead; null: classical"
