@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import shapely
 from PIL import Image
 
 from lowmag import staining
-from lowmag.outline import geojson, on_slide, outline_of
+from lowmag.outline import geojson, on_slide, outline_of, polygons
 from lowmag.overlay import overlay, placeholder
 from lowmag.publish import publishing, write_text
 from lowmag.reader import Thumbnail, open_slide
@@ -74,6 +74,8 @@ def write_outline(
         found = _stained(thumbnail, slide, options)
     else:
         found = Finding(finder.find(thumbnail, slide, options), {"source": finder.name})
+    if thumbnail.unread is not None and found.facts["source"] != "mask":
+        found = replace(found, pieces=_with_unread(found.pieces, thumbnail, slide, options))
     review = "; ".join([*_doubts(found.pieces, slide), *_lost(thumbnail), *found.review])
     content = geojson(found.pieces, slide.slide_id, {**found.facts, "review": review})
     _write(outline, content, picture, overlay(thumbnail, found.pieces, found.pen, review))
@@ -107,6 +109,17 @@ def _doubts(pieces: Sequence[shapely.Polygon], slide: SlideRecord) -> list[str]:
     if LEAST_SHARE <= share <= MOST_SHARE:
         return []
     return [f"{100 * share:.3g} % of the scan is tissue"]
+
+
+def _with_unread(
+    pieces: Sequence[shapely.Polygon], thumbnail: Thumbnail, slide: SlideRecord, options: Tissue
+) -> list[shapely.Polygon]:
+    """The pieces and what could not be read: its tiles are then flagged and not missing unseen."""
+    assert thumbnail.unread is not None
+    whole = options.model_copy(update={"min_piece_um": 0.0})
+    pixel_um = thumbnail.scale * sum(slide.mpp) / 2
+    unread = on_slide(outline_of(thumbnail.unread, pixel_um, whole), thumbnail, slide)
+    return polygons(shapely.union_all([*pieces, *unread]))
 
 
 def _lost(thumbnail: Thumbnail) -> list[str]:
