@@ -3,9 +3,6 @@ if not plan.from_pictures:
     # With qc.anonymise the key, which number is which slide, stays beside the page and is not part of it.
     QC_KEY = [f"{OUT}/qc_key.tsv"] if plan.config.qc.anonymise else []
 
-    def key_flag(wildcards, output):
-        return f"--key {shlex.quote(str(output.key))}" if output.key else ""
-
     rule qc:
         input:
             check=check_table(),
