@@ -5,11 +5,14 @@ import logging
 
 import numpy as np
 import pytest
+from lowmag import cli
 from lowmag.errors import UserError
 from lowmag.record import SlideRecord
 from lowmag.sections import Annotations
 from lowmag.slides import SlideRow
+from lowmag.store import TileFile
 from lowmag.tile_labels import TileLabels, classes_of_slides
+from synthetic_slides import noise, write_record, write_slide, write_whole_outline
 
 CLASSES = ["normal", "tumour"]
 BOXES = np.array([[0, 0, 10, 10], [10, 0, 20, 10], [20, 0, 30, 10], [90, 90, 100, 100]], float)
@@ -169,3 +172,32 @@ def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
     assert message.startswith("2 annotation files cannot be used:\n  slide A: annotations ")
     assert "slide B: " in message
     assert "does not exist" in message
+
+
+def test_labels_reach_the_tile_file_by_the_command_line(tmp_path, capsys):
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(256, 256), 1.0))
+    outline = write_whole_outline(tmp_path, record)
+    regions = write(tmp_path, rectangle("Tumor", 0, 0, 128, 256), rectangle("Normal", 128, 0, 192, 256))
+    arguments = ["tiles", "--record", record, "--outline", outline, "--out", tmp_path / "t.h5"]
+    arguments += ["--options", '{"field_um": 64, "students": [5]}', "--annotations", regions]
+
+    def run(*further):
+        return cli.main([str(argument) for argument in (*arguments, *further)])
+
+    assert run() == 2
+    assert "--annotations needs --classes" in capsys.readouterr().err
+    names = '{"classes": {"Tumor": "tumour", "Normal": "normal"}}'
+    assert run("--classes", json.dumps(CLASSES), "--labels-options", names) == 0
+    with TileFile(tmp_path / "t.h5") as file:
+        assert file.column("label").tolist() == [1, 1, 0, -2] * 4
+        assert file.classes == CLASSES
+
+
+def test_a_rejected_slide_needs_no_labels(tmp_path):
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(256, 256), None))
+    (tmp_path / "o.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    arguments = ["--record", record, "--outline", tmp_path / "o.geojson", "--out", tmp_path / "t.h5"]
+    arguments += ["--annotations", write(tmp_path), "--classes", json.dumps(CLASSES)]
+    assert cli.main(["tiles", *map(str, arguments)]) == 0
+    with TileFile(tmp_path / "t.h5") as file:
+        assert (file.n, file.classes) == (0, [])
