@@ -224,6 +224,21 @@ def test_damage_that_libvips_passes_over_is_found_in_jpeg(tmp_path):
     assert not (tmp_path / "pyramid.tif").exists()
 
 
+@pytest.mark.parametrize("compression", ["jpeg", "deflate"])
+def test_damaged_tiles_of_a_tiff_are_found(tmp_path, compression):
+    """libvips alone writes shifted blocks and black tiles."""
+    path = tmp_path / "a.tif"
+    pyvips.Image.new_from_array(noise(700, 900)).tiffsave(str(path), tile=True, compression=compression)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].dataoffsets[5] + 700
+    content = bytearray(path.read_bytes())
+    content[place : place + 200] = bytes(200)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.tif is damaged, nothing was written: level 0, segment 5"):
+        converted(tmp_path, path)
+    assert not (tmp_path / "pyramid.tif").exists()
+
+
 @pytest.mark.parametrize(
     ("image", "out", "words"),
     [

@@ -3,6 +3,7 @@
 import logging
 import math
 import mmap
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import simplejpeg
 from lowmag.errors import UserError
 from lowmag.publish import publishing
 from lowmag.sections import Check
+from lowmag.segments import SegmentSource
+from lowmag.source import UnreadableError
 
 TILE_PX = 256
 MICROMETRES_PER_MILLIMETRE = 1000
@@ -58,7 +61,7 @@ def write_pyramid(picture: FlatPicture, out: Path) -> None:
     except pyvips.Error as error:
         raise UserError(
             f"{picture.path.name} cannot be converted, nothing was written: {_reason(error)}. "
-            "If it is damaged, copy it again from its source; if the disk is full, make room for --out and in TMPDIR"
+            "A damaged file: copy it again from its source. A full disk: make room for --out and in TMPDIR"
         ) from error
     log.info("%s: %d x %d px at %g micrometres per pixel", out.name, image.width, image.height, mpp)
 
@@ -101,6 +104,7 @@ def _open(path: Path) -> pyvips.Image:
     image = getattr(pyvips.Image, loaders[0])(str(path), **options)
     if loaders[0] == "tiffload":
         _check_tiff(image, path)
+        _check_segments(image, path)
     if loaders[0] == "jpegload":
         _check_jpeg(path)
     return image
@@ -115,9 +119,27 @@ def _check_jpeg(path: Path) -> None:
         try:
             simplejpeg.decode_jpeg(content, "GRAY", min_height=1, min_width=1, min_factor=8)
         except ValueError as error:
-            raise UserError(
-                f"{path.name} is damaged, nothing was written: {error}; copy it again from its source"
-            ) from error
+            raise _damaged(path, error) from error
+
+
+def _check_segments(image: pyvips.Image, path: Path) -> None:
+    """Refuse damaged JPEG and deflate tiles, which libvips passes over or paints black."""
+    try:
+        source = SegmentSource(path, [(image.width, image.height)])
+    except UnreadableError:
+        return  # no such tiles
+    with closing(source):
+        width, height = source.segments[0].tile
+        try:
+            for y in range(0, image.height, height):
+                for x in range(0, image.width, width):
+                    source.read(0, x, y, width, height)
+        except UnreadableError as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path.name} is damaged, nothing was written: {error}; copy it again from its source")
 
 
 def _check_tiff(image: pyvips.Image, path: Path) -> None:
