@@ -212,10 +212,6 @@ def qc_page():
     return [] if plan.from_pictures else f"{OUT}/qc.html"
 
 
-def key_flag(wildcards, output):
-    return f"--key {shlex.quote(str(output.key))}" if output.key else ""
-
-
 def overlays():
     return [] if plan.from_pictures else every_slide("tissue/{slide}.png")
 

@@ -1,8 +1,7 @@
 if not plan.from_pictures:
 
-    # With qc.anonymise the key, which number is which slide, stays beside the page and is not part of it.
-    QC_KEY = [f"{OUT}/qc_key.tsv"] if plan.config.qc.anonymise else []
-
+    # The key says which number is which slide of an anonymised page. It is always made: for a rule that gains
+    # an output Snakemake has no record to compare with, and the page with names would be kept.
     rule qc:
         input:
             check=check_table(),
@@ -17,7 +16,7 @@ if not plan.from_pictures:
                 category="0 Report",
                 labels={"page": "slides of the cohort"},
             ),
-            key=QC_KEY,
+            key=f"{OUT}/qc_key.tsv",
         log:
             f"{OUT}/logs/qc.log",
         conda:
@@ -28,12 +27,11 @@ if not plan.from_pictures:
             runtime=60,
         params:
             results=subpath(output.page, parent=True),
-            key=key_flag,
             options=plan.options("qc"),
             template=plan.template(
                 "qc.html.j2", "page.css", "qc.css", "sort.js", "qc.js"
             ),
             code=plan.code("qc"),
         shell:
-            "lowmag qc --results {params.results:q} --out {output.page:q} {params.key}"
+            "lowmag qc --results {params.results:q} --out {output.page:q} --key {output.key:q}"
             " --options {params.options:q} > {log:q} 2>&1"
