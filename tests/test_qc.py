@@ -159,6 +159,12 @@ def test_anonymised_no_name_is_left_and_the_key_says_whose_is_whose(tmp_path):
     assert f"slide_id,mpp\n{number},?" in content
 
 
+def test_with_names_the_key_has_no_rows(tmp_path):
+    make_results(tmp_path, SLIDES)
+    qc.write_page(tmp_path, tmp_path / "qc.html", QC(), tmp_path / "key.tsv")
+    assert (tmp_path / "key.tsv").read_text() == "number\tslide_id\n"
+
+
 def test_anonymised_rows_are_in_the_order_of_their_numbers(tmp_path):
     content = make_page(tmp_path, *(Slide(f"case-{n:02d}", 1) for n in range(12)), anonymise=True)
     numbers = re.findall(r'aria-controls="m\d+">(\d+)<', content)
