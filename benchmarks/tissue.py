@@ -3,6 +3,7 @@
     python benchmarks/tissue.py              # 48 demo slides of three seeds each
     python benchmarks/tissue.py --quick      # 12 slides of one seed
     python benchmarks/tissue.py --real FILE  # blur on the tissue of a slide of your own as well
+    python benchmarks/tissue.py --pictures FOLDER  # and on pictures at 10x below a folder
     python benchmarks/tissue.py --montage docs/images/tissue.jpg
 
 Intersection over union is of the outline as it is written with the mask the generator knows, per pixel of
@@ -26,6 +27,7 @@ from lowmag.quality import measure
 from lowmag.reader import open_slide
 from lowmag.record import load_record
 from lowmag.sections import Check, Demo, Tissue
+from lowmag.staining import find_tissue
 from PIL import Image, ImageFilter
 
 IOU, LEAST_IOU, BLUR_FOUND, BLUR_FALSE, MILLISECONDS = 0.95, 0.9, 0.95, 0.02, 0.4
@@ -52,6 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="12 slides of one seed")
     parser.add_argument("--real", type=Path, help="a slide whose tissue is blurred as well")
+    parser.add_argument("--pictures", type=Path, help="folder of pictures at 10x that are blurred as well")
     parser.add_argument("--montage", type=Path, help="picture of a few outlines to write")
     args = parser.parse_args()
     cohorts = [Demo(slides=12, patients=8, size_um=2560)] if args.quick else []
@@ -64,11 +67,14 @@ def main() -> None:
                 outlined += [found] if found else []
                 if slide.has_tissue and not slide.has_ink and len(fields) < 400:
                     fields += list(fields_of(Path(folder, slide.path), Path(folder)))
-        real = list(fields_of(args.real, Path(folder))) if args.real else []
+        groups = {"drawn": fields}
+        if args.real:
+            groups["real"] = list(fields_of(args.real, Path(folder)))
+        if args.pictures:
+            groups["pictures"] = list(fields_of_pictures(args.pictures))
     report_outlines(outlined)
-    report_blur("drawn", fields)
-    if real:
-        report_blur("real", real)
+    for name, found in groups.items():
+        report_blur(name, found)
     report_speed(fields[0][0])
     if args.montage:
         montage(outlined).save(args.montage, quality=85)
@@ -125,6 +131,18 @@ def fields_of(path: Path, folder: Path) -> Iterator[tuple[Image.Image, float]]:
                 box = shapely.box(x, y, x + width, y + height)
                 if shapely.intersection(outline, box).area >= 0.9 * box.area:
                     yield Image.fromarray(source.read(x, y, edge, (width, height))), own
+
+
+def fields_of_pictures(folder: Path) -> Iterator[tuple[Image.Image, float]]:
+    """Fields of pictures at 10x that are tissue for at least nine tenths, and their scale."""
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".tif"}):
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+        mask = find_tissue(np.asarray(image.reduce(8)), 8.0, Tissue()).tissue
+        for y in range(0, image.height - FIELD_UM + 1, FIELD_UM):
+            for x in range(0, image.width - FIELD_UM + 1, FIELD_UM):
+                if mask[y // 8 : (y + FIELD_UM) // 8, x // 8 : (x + FIELD_UM) // 8].mean() >= 0.9:
+                    yield image.crop((x, y, x + FIELD_UM, y + FIELD_UM)), 1.0
 
 
 def report_outlines(outlined: list[Outlined]) -> None:

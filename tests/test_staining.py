@@ -179,3 +179,12 @@ def test_pen_of_real_slides_is_left_out(name, pixel_um):
     assert ink.sum() > 100
     assert found[ink].mean() < 0.02
     assert found[stain].mean() > 0.85
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (3, 2), (5, 300)])
+@pytest.mark.parametrize("colour", [WHITE, PINK, (0, 0, 0), INKS["blue"]])
+def test_any_shape_and_colour_gives_a_mask(shape, colour):
+    picture = np.broadcast_to(np.array(colour, np.uint8), (*shape, 3)).copy()
+    mask = staining.find_tissue(picture, PIXEL_UM, Tissue())
+    assert mask.tissue.shape == mask.pen.shape == shape
+    assert not (mask.tissue & mask.pen).any()
