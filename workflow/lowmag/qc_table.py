@@ -103,7 +103,7 @@ def make_row(
         cure=aliases.text(record.cure, slide_id),
         line=line_of(record, name, aliases.text(Path(record.path).name, slide_id)),
         concerns=texts,
-        facts=_details(facts),
+        facts=[(term, aliases.text(text, slide_id)) for term, text in _details(facts)],
         overview=pictures[0],
         samples=pictures[1],
     )
