@@ -5,6 +5,7 @@ The list of all of them, and where each is tested, is in docs/inputs.md.
 
 import fcntl
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -232,3 +233,16 @@ def test_replaced_slide_is_not_cut_by_the_record_of_another(tmp_path):
     assert "the file was replaced: inspect it again" in end.stderr
     assert not (tmp_path / "t.h5").exists()
     assert load_record(record).usable
+
+
+def test_list_of_failures_names_tests_that_exist():
+    """docs/inputs.md has a row for each of the 34, and whatever it says is tested is."""
+    section = (REPOSITORY / "docs/inputs.md").read_text().split("## What goes wrong with real slides")[1]
+    rows = re.findall(r"^\| (\d+) \|.*\| (.+) \|$", section, re.MULTILINE)
+    assert [int(number) for number, _ in rows] == list(range(1, 35))
+    for number, tested in rows:
+        named = re.findall(r"`(test_\w+)(?:::(test_\w+))?`", tested)
+        assert named or tested in ("by design", "not done") or "untested" in tested, number
+        for module, test in named:
+            content = (REPOSITORY / f"tests/{module}.py").read_text()
+            assert not test or f"def {test}(" in content, (number, test)

