@@ -13,7 +13,7 @@ import numpy as np
 from lowmag.morphology import grown
 from lowmag.pen import pen_mask
 
-BLURRED_BELOW = 0.2  # benchmarks/tissue.py: in focus 0.24 and more, Gaussian blur of 2 um 0.15 and less
+BLURRED_BELOW = 0.2  # benchmarks/tissue.py: what is flagged in focus and after Gaussian blur of 2, 4 and 8 um
 PEN_ABOVE = 0.05  # share of the tile
 LEAST_PEN = 0.01  # with less, no pixels are left out
 NOISE = 0.8  # grey levels: standard deviation of what grain and compression leave at this scale
