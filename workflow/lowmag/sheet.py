@@ -132,7 +132,7 @@ def id_problem(value: str) -> str | None:
     if not re.fullmatch(ID_PATTERN, value) or ".." in value:
         return (
             f"found {value!r}; it becomes a file name: use letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
+            "beginning with a letter or digit, and no two dots in a row"
         )
     return None
 

@@ -1,6 +1,7 @@
 """`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from lowmag.sheet import (
 
 REQUIRED = ("slide_id", "path")
 NUMBER = r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$"
+FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")  # wildcards and path variables of Snakemake
+FILE_NAME = "^(?!.*<[a-z][a-z0-9_]*>)[^{}]*$"
 COLUMNS: dict[str, dict[str, Any]] = {
     "slide_id": {
         "type": "string",
@@ -34,7 +37,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "path": {
         "type": "string",
-        "pattern": "^[^{}]+$",
+        "pattern": FILE_NAME.replace("*$", "+$"),
         "description": "the slide, each file once; relative paths start at the folder of the sheet",
     },
     "label": {
@@ -57,14 +60,17 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "annotations": {
         "type": "string",
+        "pattern": FILE_NAME,
         "description": "QuPath GeoJSON or ASAP XML of labelled regions; relative as path",
     },
     "mask": {
         "type": "string",
+        "pattern": FILE_NAME,
         "description": "GeoJSON or picture of the tissue, taken instead of finding it; relative as path",
     },
     "coords": {
         "type": "string",
+        "pattern": FILE_NAME,
         "description": "TRIDENT or CLAM coordinate file whose tiles are taken as they are; relative as path",
     },
     "saturation_floor": {
@@ -205,19 +211,13 @@ def _check_patient_ids(rows: Sequence[Row], problems: Problems) -> None:
 
 
 def _check_paths(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
-    """A file stands in one row, lest it be in two splits, and Snakemake can name it."""
+    """A file stands in one row, lest it be in two splits."""
     folders: dict[Path, Path] = {}
     first: dict[Path, int] = {}
     for row, slide in zip(rows, slides, strict=True):
         if not row.get("path"):
             continue
-        if {"{", "}"} & {*str(slide.path)}:
-            problems.add(
-                row.number,
-                "path",
-                f"{str(slide.path)!r} has a brace, which Snakemake takes for a wildcard; "
-                "rename the file or its folder",
-            )
+        _check_names(row, slide, problems)
         folder = slide.path.parent
         if folder not in folders:
             folders[folder] = Path(os.path.realpath(folder))
@@ -229,6 +229,19 @@ def _check_paths(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Prob
                 row.number,
                 "path",
                 f"{row.get('path')!r} is the same file as in row {first[real]}; take one of them out",
+            )
+
+
+def _check_names(row: Row, slide: SlideRow, problems: Problems) -> None:
+    """Snakemake can name the files of a row."""
+    for name in ("path", *FILE_COLUMNS):
+        file = str(getattr(slide, name))
+        if sign := FILLED_IN.search(file):
+            shown = "a brace" if sign[0] in "{}" else sign[0]
+            problems.add(
+                row.number,
+                name,
+                f"{file!r} has {shown}, which Snakemake takes for a wildcard; rename the file or its folder",
             )
 
 
