@@ -2,18 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 from lowmag.errors import UserError
-from lowmag.fields import Cut, choose_fields, extent_of, fields_at, step_px, thinned
+from lowmag.fields import Cut, choose_fields, extent_of, fields_at, step_px, thinned, tile_cut
 from lowmag.grid import Field
 from lowmag.record import SlideRecord
 from lowmag.sections import Tiles
 
 SLIDE = SlideRecord("S1", "a.svs", width=4096, height=3072, mpp_x=0.5, mpp_y=0.5, bounds=(0, 0, 4096, 3072))
 WHOLE = shapely.box(0, 0, 4096, 3072)
+NOT_READ: Any = None
 
 
 @pytest.mark.parametrize(
@@ -82,3 +84,11 @@ def test_given_fields_of_another_size_are_refused_with_the_option_to_set(field_p
     """The cure is the nearest field of whole pixels at every magnification; 10 um have none near."""
     with pytest.raises(UserError, match=rf"c\.h5 has fields of {field_px} .* set tiles.field_um: {cure}$"):
         extent_of(Found(field_px), SLIDE, Tiles(), Path("c.h5"))
+
+
+@pytest.mark.parametrize(("field_um", "students"), [(300, [0.625]), (10, [2.5]), (0.4, [5])])
+def test_field_that_a_magnification_does_not_show_in_whole_pixels_is_refused(field_um, students):
+    """By the command alone the config's own check does not run."""
+    options = Tiles(field_um=field_um, students=students)
+    with pytest.raises(UserError, match=rf"field_um {field_um:g} is not a whole .* take a multiple of \d+ "):
+        tile_cut(NOT_READ, SLIDE, WHOLE, options)

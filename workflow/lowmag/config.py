@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lowmag.errors import UserError
-from lowmag.magnification import NAME_PRECISION, mpp_of, name_of
+from lowmag.magnification import name_of
 from lowmag.recipe import Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
@@ -135,12 +135,7 @@ class Config(Section):
     def _whole_pixels(self) -> "Config":
         if self.images is not None:  # the pictures decide on their size
             return self
-        for magnification in reversed(self.tiles.magnifications):
-            edge = self.tiles.field_um / mpp_of(magnification)
-            if abs(edge / max(round(edge), 1) - 1) > NAME_PRECISION:
-                name, field_um = name_of(magnification), self.tiles.field_um
-                raise ValueError(f"tiles.field_um {field_um:g} is not a whole number of pixels at {name}")
-        if problem := self.size_problem():
+        if problem := self.tiles.field_problem() or self.size_problem():
             raise ValueError(problem)
         return self
 

@@ -56,7 +56,13 @@ class Coords(Protocol):
 def tile_cut(
     source: Slide, slide: SlideRecord, tissue: shapely.Geometry, options: Tiles, coords: Path | None = None
 ) -> Cut:
-    """The tiles of a slide: on its own grid, or where a file of coordinates says."""
+    """The tiles of a slide: on its own grid, or where a file of coordinates says.
+
+    Raises UserError where `tiles.field_um` or the fields of the file do not fit.
+    """
+    if problem := options.field_problem():
+        whole = largest_factor(options) * mpp_of(options.teacher)
+        raise UserError(f"{problem}; take a multiple of {whole:g} micrometres, or other tiles.students")
     edge = options.tile_px(options.teacher)
     extent = source.extent(edge, mpp_of(options.teacher), options.mpp_tolerance)
     attributes: dict[str, Any] = {"tiling": "grid"}

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from lowmag.magnification import factor_between, mpp_of
+from lowmag.magnification import NAME_PRECISION, factor_between, mpp_of, name_of
 
 # As its name says it, so that a magnification read back from a file's name is the same number.
 Magnification = Annotated[float, Field(gt=0, le=80), AfterValidator(lambda value: float(f"{value:g}"))]
@@ -59,7 +59,9 @@ class Tissue(Section):
 
 
 class Tiles(Section):
-    field_um: float = Field(default=512.0, gt=0, description="edge of a tile's field of view, micrometres")
+    field_um: float = Field(
+        default=512.0, gt=0, allow_inf_nan=False, description="edge of a tile's field of view, micrometres"
+    )
     teacher: Magnification = Field(default=10.0, description="magnification of the teacher")
     students: list[Magnification] = Field(
         default=[5.0, 2.5, 1.25, 0.625], min_length=1, description="magnifications of the students"
@@ -115,6 +117,15 @@ class Tiles(Section):
     def tile_px(self, magnification: float) -> int:
         """Edge of a tile in pixels at a magnification."""
         return round(self.field_um / mpp_of(magnification))
+
+    def field_problem(self) -> str | None:
+        """Why fields of this size cannot be cut at every magnification, or None."""
+        for magnification in reversed(self.magnifications):
+            edge = self.field_um / mpp_of(magnification)
+            if abs(edge / max(round(edge), 1) - 1) > NAME_PRECISION:
+                name = name_of(magnification)
+                return f"tiles.field_um {self.field_um:g} is not a whole number of pixels at {name}"
+        return None
 
 
 class Annotations(Section):
