@@ -43,6 +43,15 @@ def test_a_flat_picture_is_converted():
     assert words[-1] == "it's; rm -rf.tif"
 
 
+@pytest.mark.parametrize("name", ["grey.tif", "grey.TIF", "grey.tiff"])
+def test_a_flat_picture_is_not_converted_into_itself(name):
+    line = line_of(SlideRecord("A3", name, "unsupported"), "A3", name)
+    assert line
+    out = shlex.split(line.code)[-1]
+    assert out.lower() != name.lower()
+    assert out.endswith(".tif")
+
+
 def test_another_file_is_no_line():
     for verdict in {*VERDICTS} - {"no_mpp", "implausible_mpp", "anisotropic", "unsupported"}:
         assert line_of(SlideRecord("A3", "A3.svs", verdict), "A3", "A3.svs") is None

@@ -89,13 +89,21 @@ def test_clam_is_refused_where_no_level_has_the_scale_and_told_what_fits(tmp_pat
         write_clam(file, load_record(record), tmp_path / "a.h5")
     assert "the field of 128 level-0 pixels no level shows it in 64 px" in str(caught.value)
     assert "take --level 0 (128 px) or --level 1 (32 px)" in str(caught.value)
-    slide = SlideRecord("S", "s", levels=(Level(600, 500, 1.0), Level(199, 166, 3.012)))
+    slide = SlideRecord("S1", "s", levels=(Level(600, 500, 1.0), Level(199, 166, 3.012)))
     with (
         TileFile(path) as file,
         pytest.raises(UserError, match=r"level 1 does not show it so; take --level 0"),
     ):
         write_clam(file, slide, tmp_path / "a.h5", 1)
     assert not (tmp_path / "a.h5").exists()
+
+
+def test_clam_is_refused_the_record_of_another_slide(tmp_path):
+    """Its levels would give another field, without a word."""
+    _, path = cut(tmp_path, 0.5)
+    slide = SlideRecord("S2", "s", levels=(Level(600, 500, 1.0), Level(300, 250, 2.0)))
+    with TileFile(path) as file, pytest.raises(UserError, match="record is of slide S2, the tiles of S1"):
+        write_clam(file, slide, tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("form", ["trident", "clam"])
@@ -246,3 +254,18 @@ def test_tiles_go_out_and_come_back_by_the_command_line(tmp_path, capsys):
     for form in ("clam", "parquet", "qupath"):
         arguments = ["--tiles", path, "--record", record, "--out", tmp_path / form]
         assert run("export", "--to", form, *arguments) == 0
+
+
+def test_no_export_or_import_writes_over_what_it_reads(tmp_path, capsys):
+    record, path = cut(tmp_path, 0.5)
+    outline, coords = tmp_path / "S1.geojson", tmp_path / "c.h5"
+    assert cli.main(["export", "--to", "trident", "--tiles", str(path), "--out", str(coords)]) == 0
+    kept = {file: file.read_bytes() for file in (path, record, outline, coords)}
+    common = ["--record", str(record), "--outline", str(outline), "--out"]
+    for out in (path, record, outline):
+        assert cli.main(["export", "--to", "qupath", "--tiles", str(path), *common, str(out)]) == 2
+        assert f"--out is {out} itself" in capsys.readouterr().err
+    for out in (coords, record, outline):
+        assert cli.main(["import", "--coords", str(coords), *common, str(out)]) == 2
+        assert f"--out is {out} itself" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in kept} == kept

@@ -262,10 +262,12 @@ def test_command_prints_errors_without_a_traceback(tmp_path, picture, capsys, ca
     path, out = flat(tmp_path, "a.png", picture), tmp_path / "new" / "a.tiff"
     assert cli.main(["pyramid", "--image", str(path), "--out", str(out)]) == 2
     assert "give micrometres per pixel by --mpp" in capsys.readouterr().err
+    logging.getLogger("pyvips").setLevel(logging.NOTSET)
     with caplog.at_level(logging.INFO):
         assert cli.main(["pyramid", "--image", str(path), "--mpp", "0.5", "--out", str(out)]) == 0
     assert out.is_file()
     assert "a.tiff: 907 x 701 px at 0.5" in caplog.text
+    assert {record.name for record in caplog.records} == {"lowmag.pyramid"}  # no thread pools
 
 
 CONVERT = """

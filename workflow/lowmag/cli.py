@@ -16,6 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every thread pool
     try:
         return args.run(args) or 0
     except UserError as error:

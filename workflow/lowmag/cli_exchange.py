@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from lowmag.cli_parts import add_command, add_options
@@ -32,10 +33,20 @@ def add_commands(commands) -> None:
     add_options(parser, "tiles")
 
 
+def _keep(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Raises UserError where the file to write is one of those read: tiles are hours of work."""
+    from lowmag.errors import UserError
+
+    for path in inputs:
+        if path and out.exists() and path.exists() and out.samefile(path):
+            raise UserError(f"--out is {path} itself, which would be lost; name another file")
+
+
 def _export(args: argparse.Namespace) -> None:
     from lowmag.errors import UserError
     from lowmag.store import TileFile
 
+    _keep(args.out, [args.tiles, args.record, args.outline])
     with TileFile(args.tiles) as file:
         if args.to == "qupath":
             from lowmag import qupath_export
@@ -60,6 +71,7 @@ def _import(args: argparse.Namespace) -> None:
     from lowmag.config import parse_options
     from lowmag.sections import Tiles, Tissue
 
+    _keep(args.out, [args.coords, args.record, args.outline])
     options = parse_options(Tiles, args.options)
     with tempfile.TemporaryDirectory() as folder:
         outline = args.outline or Path(folder, "outline.geojson")

@@ -40,7 +40,9 @@ def line_of(record: SlideRecord, name: str, file_name: str) -> Line | None:
         )
         return Line(f"slides.csv, column mpp ({hint})", f"slide_id,mpp\n{name},{guess}")
     if record.verdict == "unsupported":
-        paths = shlex.quote(file_name), shlex.quote(f"{Path(file_name).stem}.tif")
+        stem, suffix = Path(file_name).stem, Path(file_name).suffix.lower()
+        out = f"{stem}.pyramid.tif" if suffix == ".tif" else f"{stem}.tif"  # never the picture itself
+        paths = shlex.quote(file_name), shlex.quote(out)
         return Line(
             "command, for a flat picture; then column path of slides.csv",
             f"lowmag pyramid --image {paths[0]} --mpp {UNKNOWN} --out {paths[1]}",

@@ -15,6 +15,7 @@ from lowmag.hdf5 import publishing_hdf5
 from lowmag.publish import publishing
 from lowmag.record import Level, SlideRecord
 from lowmag.store import FLAGS, QC_COLUMNS, TileFile
+from lowmag.wording import count
 
 TRIDENT_NAMES = (
     "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap", "name",
@@ -41,6 +42,11 @@ def write_clam(file: TileFile, slide: SlideRecord, out: Path, level: int | None 
     is the one at the teacher's magnification. Raises UserError where no whole number of its pixels is the
     field within 0.1 %, and says which would do; also for sections and for a slide that was rejected.
     """
+    if slide.slide_id != file.slide_id:
+        raise UserError(
+            f"--record is of slide {slide.slide_id}, the tiles of {file.slide_id}: its levels are not "
+            f"theirs; give {file.slide_id}.json"
+        )
     found = _fields_of(file)
     field_px, edge = float(found["patch_size_level0"]), int(found["patch_size"])
     sizes = _fitting_sizes(field_px, slide.levels)
@@ -94,7 +100,7 @@ def write_table(file: TileFile, out: Path) -> None:
     }
     with publishing(out) as temporary:
         parquet.write_table(pa.table(columns), temporary)
-    log.info("slide %s: %d rows", file.slide_id, file.n)
+    log.info("slide %s: %s", file.slide_id, count(file.n, "row"))
 
 
 def label_names(file: TileFile) -> list[str | None]:
@@ -132,4 +138,4 @@ def _fitting_sizes(field_px: float, levels: Sequence[Level]) -> dict[int, int]:
 def _write_coords(out: Path, file: TileFile, attributes: Mapping[str, Any]) -> None:
     with publishing_hdf5(out, libver="earliest") as target:
         target.create_dataset("coords", data=file.column("coords")).attrs.update(attributes)
-    log.info("slide %s: %d tiles", file.slide_id, file.n)
+    log.info("slide %s: %s", file.slide_id, count(file.n, "tile"))

@@ -18,6 +18,7 @@ from lowmag.errors import UserError
 from lowmag.export import label_names
 from lowmag.publish import publishing
 from lowmag.store import FLAGS, QC_COLUMNS, TileFile
+from lowmag.wording import count
 
 # Okabe and Ito's colours (lowmag.palette) as red, green, blue, by number of the class.
 COLOURS = (
@@ -43,7 +44,7 @@ def write_geojson(file: TileFile, out: Path, *, outline: Path | None, origin: Or
             text.write(",\n" if number else "\n")
             json.dump(feature, text, separators=(",", ":"))
         text.write("\n]}\n")
-    log.info("slide %s: %d tiles", file.slide_id, file.n)
+    log.info("slide %s: %s", file.slide_id, count(file.n, file.unit))
 
 
 @contextmanager

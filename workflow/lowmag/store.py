@@ -197,11 +197,16 @@ class TileFile:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(
+                f"there is no tile file {self.path}; correct the path, or make it by `lowmag tiles`"
+            )
         try:
             self._file = h5py.File(self.path, "r", locking=False)
         except OSError as error:
             raise UserError(
-                f"{self.path} cannot be opened as HDF5 ({error}); delete it and rerun to make it again"
+                f"{self.path} cannot be opened as HDF5 ({error}): it is no tile file, or a damaged one, "
+                "which is made again once it is deleted"
             ) from error
         try:
             self._check()
