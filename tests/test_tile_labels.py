@@ -201,3 +201,15 @@ def test_a_rejected_slide_needs_no_labels(tmp_path):
     assert cli.main(["tiles", *map(str, arguments)]) == 0
     with TileFile(tmp_path / "t.h5") as file:
         assert (file.n, file.classes) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"outside": "tumor"}, "annotations.outside: found 'tumor', expected none, slide or one of"),
+        ({"classes": {"Tumor": "tumor"}}, "annotations.classes: found tumor, expected none or one of"),
+    ],
+)
+def test_options_that_name_no_class_are_refused_without_the_config_too(tmp_path, options, complaint):
+    with pytest.raises(UserError, match=complaint):
+        labels(write(tmp_path, rectangle("tumour", 0, 0, 15, 10)), **options)

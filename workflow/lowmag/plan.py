@@ -16,11 +16,9 @@ from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
 from lowmag.record import size_of
-from lowmag.sections import Tissue
+from lowmag.sections import NONE, SLIDE, Tissue
 from lowmag.slides import SlideRow
 from lowmag.study import Run, Study
-
-NONE, SLIDE = "none", "slide"  # words of the section annotations in the place of a class
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,8 @@ class Plan:
                 f"{self.sheet}: column annotations is filled, so the config must name the classes; set "
                 "classes, as [normal, tumour], and annotations.classes where the files call them otherwise"
             )
-        if reserved := sorted({NONE, SLIDE} & {*classes}):
-            raise UserError(
-                f"classes: {', '.join(reserved)} means something else in annotations; rename the class"
-            )
-        if unknown := sorted({*options.classes.values()} - {NONE, *classes}):
-            raise UserError(
-                f"annotations.classes: found {', '.join(unknown)}, expected {NONE} or one of the classes "
-                f"{', '.join(classes)}; the name in the file comes first, as {{Tumor: tumour}}"
-            )
-        if options.outside not in {NONE, SLIDE, *classes}:
-            raise UserError(
-                f"annotations.outside: found {options.outside!r}, expected {NONE}, {SLIDE} or one of the "
-                f"classes {', '.join(classes)}"
-            )
+        if problem := options.problem(classes):
+            raise UserError(problem)
 
     @cached_property
     def _rows(self) -> list[Any]:

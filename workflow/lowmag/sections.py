@@ -3,11 +3,14 @@
 Kept apart from those about training, so that an edit to these reruns no slide.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from lowmag.magnification import NAME_PRECISION, factor_between, mpp_of, name_of
+
+NONE, SLIDE = "none", "slide"  # words of the section annotations in the place of a class
 
 # As its name says it, so that a magnification read back from a file's name is the same number.
 Magnification = Annotated[float, Field(gt=0, le=80), AfterValidator(lambda value: float(f"{value:g}"))]
@@ -145,6 +148,23 @@ class Annotations(Section):
         default="bounds",
         description="where x, y of GeoJSON start: at the scanned part, as QuPath has it, or at level 0",
     )
+
+    def problem(self, classes: Sequence[str]) -> str | None:
+        """Why these options do not go with the classes of a study, or None."""
+        listed = ", ".join(classes)
+        if reserved := sorted({NONE, SLIDE} & {*classes}):
+            return f"classes: {', '.join(reserved)} means something else in annotations; rename the class"
+        if unknown := sorted({*self.classes.values()} - {NONE, *classes}):
+            return (
+                f"annotations.classes: found {', '.join(unknown)}, expected {NONE} or one of the classes "
+                f"{listed}; the name in the file comes first, as {{Tumor: tumour}}"
+            )
+        if self.outside not in {NONE, SLIDE, *classes}:
+            return (
+                f"annotations.outside: found {self.outside!r}, expected {NONE}, {SLIDE} or one of the "
+                f"classes {listed}"
+            )
+        return None
 
 
 class QC(Section):

@@ -19,13 +19,12 @@ from lowmag.errors import UserError
 from lowmag.overlap import class_shares
 from lowmag.record import SlideRecord
 from lowmag.regions import Drawing, Region
-from lowmag.sections import Annotations
+from lowmag.sections import NONE, SLIDE, Annotations
 from lowmag.store import LABEL_OF_SLIDE, NO_LABEL
 
 if TYPE_CHECKING:
     from lowmag.slides import SlideRow
 
-NONE, SLIDE = "none", "slide"  # words of the config in the place of a class
 ROUNDING = 1e-6  # of a tile: exact halves stay halves
 SHOWN = 10
 
@@ -36,13 +35,16 @@ class TileLabels:
     """The labels that an annotation file gives to tiles of a slide; `slide` tells where its pixels lie.
 
     `present` are the classes of the study that the file can give. Raises UserError when the file cannot be
-    read, none of its names is a class of the study, or nothing of it lies on the slide.
+    read, none of its names is a class of the study, or nothing of it lies on the slide, and where options and
+    classes do not go together.
     """
 
     def __init__(
         self, path: Path, classes: Sequence[str], options: Annotations, slide: SlideRecord | None = None
     ) -> None:
         self.classes, self.options = list(classes), options
+        if problem := options.problem(classes):
+            raise UserError(problem)
         drawing = read_annotations(path)
         if not drawing.regions:
             log.warning("%s: no regions, so all of the slide is outside", drawing.path.name)
