@@ -53,6 +53,10 @@ def test_version(capsys):
             ["check", "--slides", "{folder}/s.csv", "--out", "{folder}/o.tsv", "--options", '{{"x": 1}}'],
             "x: unknown key",
         ),
+        (
+            ["check", "--slides", "{folder}/s.csv", "--estimate", "--tiles", '{{"x": 1}}'],
+            "--tiles is not valid:\n  x: unknown key",
+        ),
     ],
 )
 def test_a_problem_of_the_user_ends_with_2_and_one_message(tmp_path, arguments, expected):
@@ -122,3 +126,13 @@ def test_starting_imports_no_stage():
     )
     assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True).stdout == "[]\n"
     assert cli.build_parser().prog == "lowmag"
+
+
+@pytest.mark.parametrize("text", ["[a", '"normal"', "[]", "[1, 2]", "{}"])
+def test_classes_that_are_no_list_of_names_are_refused(text, capsys):
+    """A text alone would pass for a list of its letters."""
+    with pytest.raises(SystemExit):
+        main(["splits", "--slides", "s.csv", "--out", "o.csv", "--classes", text])
+    assert f'argument --classes: found {text}, expected names as \'["normal", "tumour"]\'' in (
+        capsys.readouterr().err
+    )

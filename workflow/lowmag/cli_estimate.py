@@ -22,8 +22,8 @@ def run(args: argparse.Namespace) -> None:
 
     wanted = Wanted(
         parse_options(Check, args.options),
-        parse_options(Tissue, args.tissue),
-        parse_options(Tiles, args.tiles),
+        parse_options(Tissue, args.tissue, "--tissue"),
+        parse_options(Tiles, args.tiles, "--tiles"),
         args.origin,
     )
     found = list(estimate_cohort(args.slides, args.records, wanted))

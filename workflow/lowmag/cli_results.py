@@ -51,7 +51,7 @@ def _study(args: argparse.Namespace):
     from lowmag.config import parse_options
     from lowmag.study import Study
 
-    return parse_options(Study, args.study)
+    return parse_options(Study, args.study, "--study")
 
 
 def _evaluate(args: argparse.Namespace) -> None:

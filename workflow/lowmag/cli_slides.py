@@ -1,11 +1,10 @@
 """Subcommands from slides to tiles and splits."""
 
 import argparse
-import json
 from pathlib import Path
 
 from lowmag import cli_estimate
-from lowmag.cli_parts import add_command, add_options
+from lowmag.cli_parts import add_command, add_options, class_names
 
 
 def add_commands(commands) -> None:
@@ -59,7 +58,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--outline", type=Path, required=True, help="GeoJSON outline of the tissue")
     parser.add_argument("--out", type=Path, required=True, help="HDF5 to write")
     parser.add_argument("--annotations", type=Path, help="QuPath GeoJSON or ASAP XML: regions to labels")
-    parser.add_argument("--classes", type=json.loads, metavar="JSON", help="class names in order")
+    parser.add_argument("--classes", type=class_names, metavar="JSON", help="class names in order")
     parser.add_argument("--labels-options", metavar="JSON", help="config section annotations")
     parser.add_argument("--coords", type=Path, help="TRIDENT or CLAM file whose tiles are taken as they are")
     add_options(parser, "tiles")
@@ -69,7 +68,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the HDF5 files")
     parser.add_argument("--pictures", metavar="JSON", help="config section pictures")
     parser.add_argument(
-        "--classes", type=json.loads, required=True, metavar="JSON", help="class names in order"
+        "--classes", type=class_names, required=True, metavar="JSON", help="class names in order"
     )
     add_options(parser, "tiles")
 
@@ -81,7 +80,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--check", type=Path, help="check.tsv; slides it rejects are left out")
     parser.add_argument("--annotations", metavar="JSON", help="config section annotations (with --slides)")
     parser.add_argument(
-        "--classes", type=json.loads, metavar="JSON", help="class names in order, where slides are annotated"
+        "--classes", type=class_names, metavar="JSON", help="class names in order, where slides are annotated"
     )
     parser.add_argument("--out", type=Path, required=True, help="splits.csv")
     add_options(parser, "splits")
@@ -179,7 +178,7 @@ def _labels(args: argparse.Namespace):
     if not args.classes:
         raise UserError("--annotations needs --classes, the class names in order, as a JSON list")
     slide = load_record(args.record)
-    options = parse_options(Annotations, args.labels_options)
+    options = parse_options(Annotations, args.labels_options, "--labels-options")
     return TileLabels(args.annotations, args.classes, options, slide) if slide.usable else None
 
 
@@ -188,7 +187,10 @@ def _pictures(args: argparse.Namespace) -> None:
     from lowmag.config import parse_options
     from lowmag.sections import Pictures, Tiles
 
-    options, tile_options = parse_options(Pictures, args.pictures), parse_options(Tiles, args.options)
+    options, tile_options = (
+        parse_options(Pictures, args.pictures, "--pictures"),
+        parse_options(Tiles, args.options),
+    )
     pictures.write_pictures(args.images, args.out, args.classes, options, tile_options)
 
 
@@ -202,7 +204,7 @@ def _splits(args: argparse.Namespace) -> None:
         members = splits.members_of_slides(rows, args.check, _regions(args, rows))
     else:
         members = splits.members_of_pictures(
-            pictures.read_pictures(args.images, parse_options(Pictures, args.pictures))
+            pictures.read_pictures(args.images, parse_options(Pictures, args.pictures, "--pictures"))
         )
     splits.write_splits(args.out, members, parse_options(Splits, args.options))
 
@@ -215,7 +217,9 @@ def _regions(args: argparse.Namespace, rows):
     from lowmag.sections import Annotations
     from lowmag.tile_labels import classes_of_slides
 
-    return classes_of_slides(rows, args.classes, parse_options(Annotations, args.annotations))
+    return classes_of_slides(
+        rows, args.classes, parse_options(Annotations, args.annotations, "--annotations")
+    )
 
 
 def _reading(args: argparse.Namespace) -> None:

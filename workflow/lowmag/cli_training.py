@@ -1,10 +1,9 @@
 """Subcommands that train, and let a network speak: teacher, targets, student, predict."""
 
 import argparse
-import json
 from pathlib import Path
 
-from lowmag.cli_parts import add_command, add_options
+from lowmag.cli_parts import add_command, add_options, class_names
 
 
 def add_commands(commands) -> None:
@@ -45,7 +44,7 @@ def _training_arguments(parser: argparse.ArgumentParser, section: str) -> None:
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
     parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
     parser.add_argument(
-        "--classes", type=json.loads, required=True, metavar="JSON", help="class names in order"
+        "--classes", type=class_names, required=True, metavar="JSON", help="class names in order"
     )
     parser.add_argument("--magnification", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -92,7 +91,7 @@ def _student(args: argparse.Namespace) -> int:
     from lowmag.recipe import StudentTraining
     from lowmag.terms import Method
 
-    method = parse_options(Method, args.method)
+    method = parse_options(Method, args.method, "--method")
     options = parse_options(StudentTraining, args.options)
     return train.train_student(_job(args), options, method, args.targets, args.unlabelled)
 

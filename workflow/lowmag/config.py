@@ -249,13 +249,13 @@ def _number_or_text(text: str) -> int | float | str:
     return text
 
 
-def parse_options(section: type[SectionType], text: str | None) -> SectionType:
-    """A section from the JSON of `--options`, or its defaults when there is none."""
+def parse_options(section: type[SectionType], text: str | None, option: str = "--options") -> SectionType:
+    """A section from the JSON of an option of a command, or its defaults when there is none."""
     try:
         content = json.loads(text) if text else {}
     except json.JSONDecodeError as error:
-        raise UserError(f"--options is not JSON ({error}); expected an object such as '{{}}'") from error
-    return _validated(section, content, "--options")
+        raise UserError(f"{option} is not JSON ({error}); expected an object such as '{{}}'") from error
+    return _validated(section, content, option)
 
 
 def schema() -> dict[str, Any]:

@@ -113,7 +113,8 @@ def estimate_slide(record: SlideRecord, row: SlideRow, wanted: Wanted) -> Estima
 
 def _outline(record: SlideRecord, row: SlideRow, wanted: Wanted) -> shapely.Geometry:
     """The tissue as the stage finds it, with what the sheet overrides."""
-    options = parse_options(Tissue, json.dumps(wanted.tissue.model_dump() | dict(row.tissue)))
+    own = json.dumps(wanted.tissue.model_dump() | dict(row.tissue))
+    options = parse_options(Tissue, own, f"the sheet's row of slide {row.slide_id}")
     finder = None
     if row.mask:
         from lowmag.masks import GivenMask
