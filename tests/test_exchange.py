@@ -157,3 +157,30 @@ def test_a_table_of_absurd_length_is_not_read(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("coords", (1 << 40, 2), np.int64, chunks=(1024, 2)).attrs.update(trident())
     assert "has 1099511627776 rows of coords" in complaint(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize(
+    ("coords", "attributes", "message"),
+    [
+        (
+            XY,
+            trident(level0_width=100_000),
+            "is of another slide, of 100000 x 6000 pixels; this one has 8000 x 6000",
+        ),
+        (
+            [[0, 0], [8000, 0]],
+            trident(),
+            "another slide: 1 of 2 fields lie beyond its pixels; this one has 8000 x 6000",
+        ),
+        ([[0, -1024]], clam(), "1 of 1 fields lie beyond"),
+    ],
+)
+def test_file_of_another_slide_is_refused(tmp_path, coords, attributes, message):
+    assert message in complaint(write(tmp_path, coords, attributes), LEVELS)
+
+
+def test_fields_may_reach_out_of_the_slide_and_sizes_may_be_trimmed(tmp_path):
+    edge = [[-1023, 0], [7999, 5999]]
+    found = read_coords(write(tmp_path, edge, trident(level0_width=8040, level0_height="None")), LEVELS)
+    assert found.xy.tolist() == edge
+    assert len(read_coords(write(tmp_path, edge, trident(level0_width=8040)), LEVELS).xy) == 2

@@ -18,6 +18,7 @@ from lowmag.record import Level
 MOST_TILES = 10_000_000
 MOST_PX = 1e7  # a slide, and more so a field, is smaller
 NEARLY_WHOLE = 0.01
+SAME_SIZE = 0.01  # relative: readers may trim padding at the edges
 TRIDENT = ("patch_size", "level0_magnification", "target_magnification")
 CLAM = ("patch_size", "patch_level")
 ATLASPATCH = "patch_size_level0"  # of the file; its coords are x, y, width, height, level
@@ -37,7 +38,8 @@ def read_coords(path: Path, levels: Sequence[Level] = ()) -> Coords:
     """The tiles in a coordinate file of TRIDENT, CLAM or AtlasPatch.
 
     `levels` are the slide's: a file may count pixels of a coarser level without saying how much coarser it
-    is. Raises UserError when the file is none of these, or does not say how large its fields are.
+    is. Raises UserError when the file is none of these, does not say how large its fields are, or is of
+    another slide.
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -57,6 +59,8 @@ def read_coords(path: Path, levels: Sequence[Level] = ()) -> Coords:
     field_px, source = _field(path, of_coords, of_file, levels)
     if not 1 <= field_px < MOST_PX:
         raise _refuse(path, f"has fields of {field_px:g} level-0 pixels")
+    if levels:
+        _check_slide(path, table, field_px, of_coords, levels[0])
     return Coords(table[:, :2], field_px, source)
 
 
@@ -81,6 +85,21 @@ def _field(
         f"does not say how large its fields are: coords has the attributes {', '.join(of_coords) or 'none'}, "
         f"TRIDENT writes {', '.join(TRIDENT)}, CLAM {', '.join(CLAM)} (a file of features has none of them)",
     )
+
+
+def _check_slide(
+    path: Path, table: np.ndarray, field_px: float, of_coords: Mapping[str, Any], whole: Level
+) -> None:
+    """Refuse the file of another slide: by the size TRIDENT says, or by fields beyond this one."""
+    own = whole.width, whole.height
+    this = f"this one has {own[0]} x {own[1]}"
+    stated = [of_coords.get(f"level0_{edge}") for edge in ("width", "height")]
+    sizes = [float(n) for n in stated if isinstance(n, int | float | np.number)]
+    if len(sizes) == 2 and not np.allclose(sizes, own, rtol=SAME_SIZE):
+        raise _refuse(path, f"is of another slide, of {sizes[0]:.0f} x {sizes[1]:.0f} pixels; {this}")
+    beyond = (table[:, :2] <= -field_px) | (table[:, :2] >= own)
+    if n := int(beyond.any(1).sum()):
+        raise _refuse(path, f"is of another slide: {n} of {len(table)} fields lie beyond its pixels; {this}")
 
 
 def _ratio(path: Path, level: float, stated: Any, levels: Sequence[Level]) -> float:
