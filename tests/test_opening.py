@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import pyvips
@@ -115,6 +117,24 @@ def test_other_than_8_bit_rgb_is_refused(tmp_path, pages, options, words, tiled)
     record = inspect(tmp_path / "a.tif", mpp=0.5)
     assert record.verdict == "unsupported"
     assert words in record.reason
+
+
+def test_16_bits_are_not_sent_to_a_command_that_refuses_them(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", noise(128, 128).astype(np.uint16), photometric="rgb", tile=(64, 64))
+    assert inspect(tmp_path / "a.tif", mpp=0.5).cure.startswith("save it as a TIFF of 8-bit RGB (")
+
+
+def test_a_fourth_sample_counts_as_alpha_only_where_the_file_says_so(tmp_path, picture):
+    """libtiff takes any for alpha: where it is 0, OpenSlide shows white."""
+    samples = np.dstack([picture, np.zeros(picture.shape[:2], np.uint8)])
+    options: dict[str, Any] = {"photometric": "rgb", "extrasamples": ["unspecified"], "tile": (64, 64)}
+    tifffile.imwrite(tmp_path / "a.tif", samples, compression="zlib", metadata=None, **options)
+    record = inspect(tmp_path / "a.tif", mpp=0.5)
+    assert (record.verdict, record.source) == ("ok", "vips")
+    with open_slide(record) as slide:
+        region = slide.read_region(0, 0, (300, 320), (300.0, 320.0))
+    np.testing.assert_array_equal(region.pixels, picture)
+    assert region.transparent == 0
 
 
 def overwritten(path, tag, value, page=0):

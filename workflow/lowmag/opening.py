@@ -22,6 +22,7 @@ SAMPLES = 3  # segments that must agree with the reference
 MOST_TRIES = 12
 LARGEST_DIFFERENCE = 2.0  # mean absolute difference in grey levels
 CONVERT = "convert it to a pyramidal TIFF (`lowmag pyramid` does so with TIFF, PNG and JPEG)"
+TO_RGB = "save it as a TIFF of 8-bit RGB (`lowmag pyramid` does so with grey and CMYK of 8 bits)"
 
 
 @dataclass
@@ -37,9 +38,10 @@ class Opened:
 def open_file(path: Path) -> Opened:
     """The slide at `path` with the best reader for it; raises RejectedError when there is none.
 
-    OpenSlide is the reference. libvips takes its place for TIFFs that OpenSlide refuses, and for those whose
-    levels lie below the first page (as in OME-TIFF), of which OpenSlide sees that page alone. Tiles fit for
-    it are read by segment once some of them agree with the reference.
+    OpenSlide is the reference. libvips takes its place for TIFFs that OpenSlide refuses, for those whose
+    levels lie below the first page (as in OME-TIFF), of which OpenSlide sees that page alone, and for those
+    with a fourth sample that is no alpha. Tiles fit for it are read by segment once some of them agree with
+    the reference.
     """
     file = tiff.open_tiff(path)
     if file is None:
@@ -63,8 +65,7 @@ def _reference(path: Path, file: Tiff, pages: list[pictures.Page]) -> Opened:
     refused = None
     try:
         opened = _by_openslide(path)
-        flat = opened.facts["vendor"] == "generic-tiff" and len(opened.source.levels) < len(pages)
-        if not (flat and pages[0].size == (opened.facts["width"], opened.facts["height"])):
+        if not _misses(opened, file, pages):
             return opened
         opened.source.close()
     except RejectedError as error:
@@ -77,6 +78,15 @@ def _reference(path: Path, file: Tiff, pages: list[pictures.Page]) -> Opened:
         if refused is None:
             return _by_openslide(path)
         raise RejectedError("unsupported", f"{refused.reason}, nor can libvips: {error}", CONVERT) from None
+
+
+def _misses(opened: Opened, file: Tiff, pages: list[pictures.Page]) -> bool:
+    """Whether OpenSlide sees fewer levels than a plain TIFF has, or takes a sample for alpha that is none."""
+    if opened.facts["vendor"] != "generic-tiff" or not pages:
+        return False
+    if pages[0].size != (opened.facts["width"], opened.facts["height"]):
+        return False
+    return len(opened.source.levels) < len(pages) or pictures.has_odd_sample(file, pages[0])
 
 
 def _by_openslide(path: Path) -> Opened:
@@ -123,8 +133,10 @@ def _facts_of(handle: openslide.OpenSlide, vendor: str | None) -> dict[str, Any]
 def _by_vips(path: Path, file: Tiff, pages: list[pictures.Page]) -> Opened:
     """A TIFF through libvips; raises UnreadableError when that cannot open it either."""
     base = pictures.directory_of(file, pages[0])
-    if problem := pictures.flat_problem(base) or pictures.kind_problem(base, _alike(file, base)):
+    if problem := pictures.flat_problem(base):
         raise RejectedError("unsupported", f"{path.name} {problem}", CONVERT)
+    if problem := pictures.kind_problem(base, _alike(file, base)):
+        raise RejectedError("unsupported", f"{path.name} {problem}", TO_RGB)
     if missing := sum(pictures.missing_segments(pictures.directory_of(file, page)) for page in pages):
         raise RejectedError("truncated", f"{path.name}: {missing} of its segments were never written", "")
     source = VipsSource(path)
@@ -159,7 +171,7 @@ def _require_rgb(path: Path, file: Tiff, pages: list[pictures.Page], opened: Ope
     vendor = opened.facts["vendor"]
     if vendor in SEGMENT_VENDORS and (problem := pictures.kind_problem(base, _alike(file, base))):
         opened.source.close()
-        raise RejectedError("unsupported", f"{path.name} {problem}", CONVERT)
+        raise RejectedError("unsupported", f"{path.name} {problem}", TO_RGB)
 
 
 def _alike(file: Tiff, base: Directory) -> int:

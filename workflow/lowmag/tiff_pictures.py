@@ -52,6 +52,11 @@ def _has_alpha(directory: Directory) -> bool:
     return directory.number(tiff.SAMPLES, 1) == 4 and directory.number(tiff.EXTRA_SAMPLES) in ALPHA
 
 
+def has_odd_sample(file: Tiff, page: Page) -> bool:
+    """Whether a page has a fourth sample that is no alpha, which libtiff and OpenSlide take for one."""
+    return not page.has_alpha and directory_of(file, page).number(tiff.SAMPLES, 1) == 4
+
+
 def directory_of(file: Tiff, page: Page) -> Directory:
     """The directory of a page."""
     base = file.directories[page.page]
