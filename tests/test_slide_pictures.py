@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lowmag.errors import UserError
 from lowmag.overlay import BAND_PX, REVIEW_COLOUR
 from lowmag.slide_facts import TissueFacts, read_cohort_facts
 from lowmag.slide_pictures import FLAG_COLOURS, PLAIN, SAMPLE_PX, choose, draw_tiles, overview, samples
@@ -39,6 +40,15 @@ def test_tiles_lie_where_they_were_cut(results):
     assert grid[8, 8, 3] > grid[8, 24, 3] > 0
     assert tuple(grid[8, 8, :3]) == FLAG_COLOURS["blur"]
     assert tuple(grid[8, 24, :3]) == PLAIN
+
+
+@pytest.mark.parametrize("kept", [0, 60])
+def test_damaged_overlay_is_named(results, kept):
+    first, _ = read_cohort_facts(results)
+    path = results / "tissue/A.png"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"A\.png is no picture, or a damaged one .*; delete it and rerun"):
+        overview(results, first)
 
 
 def test_the_gravest_flag_gives_the_colour():

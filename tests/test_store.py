@@ -110,6 +110,17 @@ def test_file_that_is_no_hdf5_is_refused(tmp_path, content):
         TileFile(path)
 
 
+def test_damaged_tile_is_named(tmp_path):
+    path = write(tmp_path / "t.h5")
+    with h5py.File(path, "a") as file:
+        first, last = file["mag/10x/offsets"][1:3]
+        file["mag/10x/jpeg"][first:last] = 0
+    with TileFile(path) as file:
+        file.read(10.0, 0)
+        with pytest.raises(UserError, match=r"tile S1\[1\] cannot be decoded at 10x .* delete .*t\.h5 and"):
+            file.read(10.0, 1)
+
+
 def test_cut_file_is_refused(tmp_path):
     path = write(tmp_path / "t.h5")
     path.write_bytes(path.read_bytes()[:-500])

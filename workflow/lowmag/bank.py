@@ -145,23 +145,17 @@ class Bank:
     def _read(self, tile_id: int) -> np.ndarray:
         if self.place == "encoded":
             return self._decode(tile_id, self._blobs[self._position[tile_id]])
-        try:
-            file = self._open(int(self.index.slide[tile_id]))
-            return file.read(self.magnification, int(self.index.row[tile_id]))
-        except ValueError as error:
-            raise self._damaged(tile_id, error) from error
+        file = self._open(int(self.index.slide[tile_id]))
+        return file.read(self.magnification, int(self.index.row[tile_id]))
 
     def _decode(self, tile_id: int, blob: bytes) -> np.ndarray:
         try:
             return decode(blob)
         except ValueError as error:
-            raise self._damaged(tile_id, error) from error
-
-    def _damaged(self, tile_id: int, error: Exception) -> UserError:
-        path = self.index.path(int(self.index.slide[tile_id]))
-        return UserError(
-            f"tile {self.index.name(tile_id)} cannot be decoded ({error}); delete {path} and rerun"
-        )
+            path = self.index.path(int(self.index.slide[tile_id]))
+            raise UserError(
+                f"tile {self.index.name(tile_id)} cannot be decoded ({error}); delete {path} and rerun"
+            ) from error
 
 
 def _channels(values: np.ndarray) -> Channels:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.overlay import BAND_PX, PEN_COLOUR
 from lowmag.page import image_uri
@@ -63,14 +64,17 @@ def overview(results: Path, facts: SlideFacts) -> Overview | None:
     """The pictures of one usable slide from its tissue overlay; None where there is no overlay.
 
     The overlay of a rejected slide is a placeholder with its id on it, so it is never taken. A band with
-    what there is to review is cut off: the page says it in words.
+    what there is to review is cut off: the page says it in words. Raises UserError when it is damaged.
     """
     record = facts.record
     path = results / "tissue" / f"{record.slide_id}.png"
     if not record.usable or record.bounds is None or not path.is_file():
         return None
-    with Image.open(path) as picture:
-        large = picture.convert("RGB")
+    try:
+        with Image.open(path) as picture:
+            large = picture.convert("RGB")
+    except OSError as error:
+        raise UserError(f"{path} is no picture, or a damaged one ({error}); delete it and rerun") from error
     if facts.tissue and facts.tissue.review:
         large = large.crop((0, BAND_PX, *large.size))
     large.thumbnail((LARGE_PX, LARGE_PX), Image.Resampling.LANCZOS)

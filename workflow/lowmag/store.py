@@ -307,8 +307,15 @@ class TileFile:
         return read_jpegs(self._group(magnification))
 
     def read(self, magnification: float, index: int) -> np.ndarray:
-        """One tile or section, (H, W, 3) uint8."""
-        return read_picture(self._group(magnification), index)
+        """One tile or section, (H, W, 3) uint8; UserError for a damaged one."""
+        group = self._group(magnification)
+        try:
+            return read_picture(group, index)
+        except (ValueError, OSError) as error:
+            raise UserError(
+                f"tile {self.slide_id}[{index}] cannot be decoded at {name_of(magnification)} ({error}); "
+                f"delete {self.path} and rerun"
+            ) from error
 
     def read_all(self, magnification: float) -> np.ndarray:
         """All tiles, (N, H, W, 3) uint8; not for sections, whose sizes differ."""
