@@ -7,6 +7,8 @@ from lowmag.concerns import KINDS, Concern, beyond_fences, concerns_of, gravity
 from lowmag.record import SlideRecord
 from lowmag.slide_facts import SlideFacts, TileFacts, TissueFacts
 
+OF_RECORD = ("verdict", "reason", "width", "height", "bounds")
+
 
 def tiles(n: int = 100, flags: Mapping[str, int] | None = None) -> TileFacts:
     return TileFacts(n, dict(flags or {}), (10.0,), 512.0, 10_000, 1.0)
@@ -14,7 +16,7 @@ def tiles(n: int = 100, flags: Mapping[str, int] | None = None) -> TileFacts:
 
 def slide(name: str, **changes) -> SlideFacts:
     given = {"mpp_x": 0.25, "mpp_y": 0.25, "vendor": "aperio", "objective_power": 40.0}
-    record = {key: changes.pop(key) for key in [*given, "verdict", "reason"] if key in changes}
+    record = {key: changes.pop(key) for key in [*given, *OF_RECORD] if key in changes}
     facts = {"tissue": TissueFacts(1, 100.0, 0.3), "tiles": tiles()}
     return SlideFacts(SlideRecord(name, f"{name}.svs", **(given | record)), **(facts | changes))
 
@@ -71,6 +73,15 @@ def test_the_reason_says_by_how_much():
         "0.5 µm per pixel, the median of aperio at 40x is 0.25",
         "30\u202f% of its tiles are blurred",
     ]
+
+
+def test_a_slide_smaller_than_a_field_is_not_blamed_on_its_tissue():
+    size = {"width": 4000, "height": 2000, "bounds": (0, 0, 4000, 2000)}
+    small = slide("odd", tiles=tiles(0), **size)
+    fits = slide("fit", tiles=tiles(0), **{**size, "height": 2048, "bounds": (0, 0, 4000, 2048)})
+    found = concerns_of([small, fits])
+    assert found["odd"][0].text == "1\u202f000 × 500 µm, smaller than one field of 512 µm"
+    assert found["fit"][0].text == "no tile"
 
 
 def test_a_slide_blurred_all_over_is_found_in_any_cohort():

@@ -21,7 +21,10 @@ FEWEST_OF_A_SCANNER = 3
 # In the order in which a person should look: what the slides are, and what to do about it.
 KINDS = {
     "rejected": ("rejected", "Follow the cure of each and run again: only these slides are redone."),
-    "empty": ("without a tile", "Look at the outline: was tissue missed, or is there none?"),
+    "empty": (
+        "without a tile",
+        "Look at the outline: was tissue missed, is there none, or too little for a field?",
+    ),
     "unread": ("with tiles that cannot be read", "Training leaves these out; another copy may hold them."),
     "tissue": ("whose tissue needs review", "Look at the outline; columns of slides.csv change it."),
     "scale": ("of another scale than the same scanner's", "A wrong scale shows wrong fields: check it."),
@@ -73,13 +76,24 @@ def _own(facts: SlideFacts) -> list[Concern]:
     if not facts.record.usable:
         found.append(Concern("rejected", facts.record.verdict))
     if facts.is_empty:
-        found.append(Concern("empty", review or "no tile"))
+        found.append(Concern("empty", _too_small(facts) or review or "no tile"))
     elif review:
         found.append(Concern("tissue", review))
     if facts.tiles and (n := facts.tiles.flags.get("read_error")):
         text = f"{whole(n)} of {whole(facts.tiles.n)} tiles cannot be read"
         found.append(Concern("unread", text, facts.tiles.share("read_error")))
     return found + [Concern("note", note) for note in facts.notes]
+
+
+def _too_small(facts: SlideFacts) -> str:
+    """What to say of a slide that no field fits into, whatever its tissue; empty of others."""
+    record, tiles = facts.record, facts.tiles
+    if record.bounds is None or tiles is None or tiles.field_um is None or tiles.unit != "tile":
+        return ""
+    width, height = (n * mpp for n, mpp in zip(record.scanned[2:], record.mpp, strict=True))
+    if min(width, height) >= tiles.field_um:
+        return ""
+    return f"{whole(width)} × {whole(height)} µm, smaller than one field of {tiles.field_um:g} µm"
 
 
 def _scale(cohort: Sequence[SlideFacts]) -> Iterable[Unusual]:
