@@ -141,7 +141,7 @@ def test_what_is_no_coordinate_file_is_refused(tmp_path, coords, attributes, exp
 
 
 def test_other_files_are_refused(tmp_path):
-    assert "cannot be opened as HDF5" in complaint(tmp_path / "none.h5")
+    assert "the file does not exist; expected" in complaint(tmp_path / "none.h5")
     (tmp_path / "text.h5").write_text("x,y\n1,2\n")
     assert "cannot be opened as HDF5" in complaint(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:

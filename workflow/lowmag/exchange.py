@@ -41,6 +41,8 @@ def read_coords(path: Path, levels: Sequence[Level] = ()) -> Coords:
     is. Raises UserError when the file is none of these, does not say how large its fields are, or is of
     another slide.
     """
+    if not path.is_file():
+        raise _refuse(path, "does not exist")
     try:
         with h5py.File(path, "r", locking=False) as file:
             found = file.get("coords")
