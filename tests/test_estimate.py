@@ -10,7 +10,6 @@ import shapely
 from lowmag import demo, tiles, tissue
 from lowmag.check import SlideToCheck, write_record
 from lowmag.cli import main
-from lowmag.errors import UserError
 from lowmag.estimate import INTERVAL, SAMPLES, Estimate, Wanted, estimate_cohort, total_of
 from lowmag.estimate_tables import cohort_table
 from lowmag.magnification import name_of
@@ -186,10 +185,3 @@ def test_the_command_prints_the_cohort_and_keeps_the_slides(sheet, tmp_path, cap
 def test_without_anything_to_do_the_command_says_so(sheet, capsys):
     assert main(["check", "--slides", str(sheet)]) == 2
     assert "name the table to write (--out), or ask for an --estimate" in capsys.readouterr().err
-
-
-def test_what_the_sheet_may_not_override_names_the_slide(tmp_path):
-    path = write_slide(tmp_path / "a.tiff", np.full((512, 512, 3), 240, np.uint8), mpp=0.5)
-    (tmp_path / "s.csv").write_text(f"slide_id,path,saturation_floor\nA,{path.name},300\n")
-    with pytest.raises(UserError, match=r"the sheet's row of slide A is not valid:\n  saturation_floor: "):
-        list(estimate_cohort(tmp_path / "s.csv", None, Wanted(Check(), Tissue(), Tiles())))

@@ -101,7 +101,7 @@ def test_what_the_sheet_says_of_a_slide_reaches_its_rules(tmp_path, annotated):
 def test_tissue_options_of_the_sheet_are_checked_as_those_of_the_config(annotated):
     sheet = Path(annotated["slides"])
     sheet.write_text(sheet.read_text().replace(",50,7", ",50,300"))
-    with pytest.raises(UserError, match="slide D: column saturation_floor: Input should be less than"):
+    with pytest.raises(UserError, match="row 5, column saturation_floor: found '300'"):
         list(Plan(annotated).slides)
 
 

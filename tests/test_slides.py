@@ -1,6 +1,7 @@
 """The sheet of slides: what is read, and what a person is told about a bad one."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -248,3 +249,16 @@ def test_schema_and_reader_agree_on_a_cell(tmp_path, column, cell, fine):
         assert len(read_slides(sheet, require_files=False)) == 1
     else:
         assert f"column {column}" in complaint(sheet, require_files=False)
+
+
+@pytest.mark.parametrize("text", ["", "0", "007", "99", "199", "255", "256", "300", "10.5", "-1", "1e2", "x"])
+def test_a_grey_level_is_a_whole_number_to_255(tmp_path, text):
+    """And the schema says the same."""
+    is_good = text in {"", "0", "007", "99", "199", "255"}
+    (tmp_path / "s.csv").write_text(f"slide_id,path,saturation_floor\nA,a.svs,{text}\n")
+    assert bool(re.search(slides.COLUMNS["saturation_floor"]["pattern"], text)) == is_good
+    if is_good:
+        assert len(slides.read_slides(tmp_path / "s.csv", require_files=False)) == 1
+        return
+    with pytest.raises(UserError, match=r"row 2, column saturation_floor: .* expected a whole number from 0"):
+        slides.read_slides(tmp_path / "s.csv", require_files=False)

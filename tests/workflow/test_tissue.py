@@ -81,4 +81,4 @@ def test_a_cell_that_is_no_option_is_named(outlined):
     write_sheet(outlined, saturation_floor={"A": 300})
     result = outlined.snakemake("-n", "--", *OUTLINES)
     assert result.returncode != 0
-    assert "slide A: column saturation_floor" in result.stdout + result.stderr
+    assert "row 2, column saturation_floor: found '300'" in result.stdout + result.stderr

@@ -6,7 +6,6 @@ estimated: a few of its tiles are read and encoded, evenly by their share of tis
 depends most.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ import numpy as np
 import shapely
 
 from lowmag import check, tissue
-from lowmag.config import parse_options
 from lowmag.field_reader import BLOCK_PX, blocks
 from lowmag.fields import Cut, tile_cut
 from lowmag.grid import read_outline
@@ -113,8 +111,7 @@ def estimate_slide(record: SlideRecord, row: SlideRow, wanted: Wanted) -> Estima
 
 def _outline(record: SlideRecord, row: SlideRow, wanted: Wanted) -> shapely.Geometry:
     """The tissue as the stage finds it, with what the sheet overrides."""
-    own = json.dumps(wanted.tissue.model_dump() | dict(row.tissue))
-    options = parse_options(Tissue, own, f"the sheet's row of slide {row.slide_id}")
+    options = Tissue.model_validate(wanted.tissue.model_dump() | dict(row.tissue))
     finder = None
     if row.mask:
         from lowmag.masks import GivenMask

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from lowmag import demo, pictures, slides
 from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
@@ -94,13 +92,7 @@ class Plan:
         }
 
     def _tissue(self, row: SlideRow) -> Tissue:
-        if not row.tissue:
-            return self.config.tissue
-        try:
-            return Tissue.model_validate(self.config.tissue.model_dump() | dict(row.tissue))
-        except ValidationError as error:
-            problems = [f"column {problem['loc'][0]}: {problem['msg']}" for problem in error.errors()]
-            raise UserError(f"{self.sheet}, slide {row.slide_id}: {'; '.join(problems)}") from error
+        return Tissue.model_validate(self.config.tissue.model_dump() | dict(row.tissue))
 
     @cached_property
     def is_annotated(self) -> bool:

@@ -17,6 +17,7 @@ ID_LENGTH = 100
 SPLITS = ("train", "val", "test")
 SEPARATORS = (",", ";", "\t")
 SHOWN_PROBLEMS = 30
+LARGEST_GREY = 255
 LIKE_A_TYPO = 0.75  # similarity of difflib: catches `slide`, `patientid`, `Label`; lets `site`, `case` pass
 
 
@@ -163,6 +164,15 @@ def parse_number(row: Row, column: str, problems: Problems) -> float | None:
     if not text or (math.isfinite(value) and value >= 0):
         return value if text else None
     problems.add(row.number, column, f"found {text!r}, expected a number from 0 up, or nothing")
+    return None
+
+
+def parse_grey_level(row: Row, column: str, problems: Problems) -> int | None:
+    """The cell of a column of grey levels, None when empty; anything but a whole number to 255 is noted."""
+    text = row.get(column)
+    if not text or (re.fullmatch(r"[0-9]{1,3}", text) and int(text) <= LARGEST_GREY):
+        return int(text) if text else None
+    problems.add(row.number, column, f"found {text!r}, expected a whole number from 0 to 255, or nothing")
     return None
 
 

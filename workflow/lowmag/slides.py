@@ -18,6 +18,7 @@ from lowmag.sheet import (
     check_labels,
     check_patients,
     id_problem,
+    parse_grey_level,
     parse_mpp,
     parse_number,
     parse_split,
@@ -25,6 +26,7 @@ from lowmag.sheet import (
 )
 
 REQUIRED = ("slide_id", "path")
+GREY_LEVEL = r"^$|^([01]?[0-9]{1,2}|2[0-4][0-9]|25[0-5])$"
 NUMBER = r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$"
 FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")  # wildcards and path variables of Snakemake
 FILE_NAME = "^(?!.*<[a-z][a-z0-9_]*>)[^{}]*$"
@@ -75,7 +77,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
     "saturation_floor": {
         "type": "string",
-        "pattern": NUMBER,
+        "pattern": GREY_LEVEL,
         "description": "over tissue.saturation_floor of the config, for this slide",
     },
     "min_piece_um": {
@@ -90,7 +92,11 @@ COLUMNS: dict[str, dict[str, Any]] = {
     },
 }
 FILE_COLUMNS = ("annotations", "mask", "coords")
-TISSUE_COLUMNS = ("saturation_floor", "min_piece_um", "max_hole_um")
+TISSUE_COLUMNS = {
+    "saturation_floor": parse_grey_level,
+    "min_piece_um": parse_number,
+    "max_hole_um": parse_number,
+}
 SHOWN_ROWS = 10
 
 
@@ -159,7 +165,7 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
     if not path:
         problems.add(row.number, "path", "is empty; give the slide's file, or take the row out")
     files = {name: folder / row.get(name) if row.get(name) else None for name in FILE_COLUMNS}
-    tissue = {name: parse_number(row, name, problems) for name in TISSUE_COLUMNS}
+    tissue = {name: parse(row, name, problems) for name, parse in TISSUE_COLUMNS.items()}
     return SlideRow(
         slide_id=slide_id,
         path=folder / path,
