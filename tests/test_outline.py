@@ -1,10 +1,8 @@
 import json
 
 import numpy as np
-import pytest
 import shapely
 from lowmag import outline
-from lowmag.errors import UserError
 from lowmag.grid import read_outline
 from lowmag.sections import Tissue
 
@@ -46,23 +44,7 @@ def test_collection_carries_facts_and_review_beside_its_features(tmp_path):
     content = json.loads(path.read_text())
     assert content["type"] == "FeatureCollection"
     assert content["properties"] == {"source": "mask", "review": "odd"}
-    assert outline.read_review(path) == "odd"
     assert read_outline(path).area == 100
-
-
-def test_nothing_to_review_is_an_empty_text_in_older_files_too(tmp_path):
-    path = tmp_path / "o.geojson"
-    path.write_text(outline.geojson([], "S1"))
-    assert outline.read_review(path) == ""
-    path.write_text('{"type": "FeatureCollection", "features": []}')
-    assert outline.read_review(path) == ""
-
-
-@pytest.mark.parametrize("content", ["", "[]", "no json"])
-def test_review_of_no_outline_is_refused(tmp_path, content):
-    (tmp_path / "o.geojson").write_text(content)
-    with pytest.raises(UserError, match="make it with `lowmag tissue`"):
-        outline.read_review(tmp_path / "o.geojson")
 
 
 def test_ids_are_the_same_twice_and_differ_between_slides():

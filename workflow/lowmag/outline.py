@@ -3,13 +3,11 @@
 import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
 
-from lowmag.errors import UserError
 from lowmag.sections import Tissue
 
 if TYPE_CHECKING:
@@ -104,14 +102,3 @@ def geojson(pieces: Sequence[shapely.Polygon], slide_id: str, facts: Mapping[str
     ]
     collection = {"type": "FeatureCollection", "properties": {"review": "", **(facts or {})}}
     return json.dumps({**collection, "features": features}) + "\n"
-
-
-def read_review(path: Path) -> str:
-    """Why a person should look at an outline that `lowmag tissue` wrote; empty when there is no need to."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return str((content.get("properties") or {}).get("review") or "")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{path} is not an outline of tissue ({error}); make it with `lowmag tissue`"
-        ) from error
