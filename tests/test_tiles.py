@@ -212,6 +212,17 @@ def test_slide_smaller_than_a_field_is_said_to_be(tmp_path, caplog):
     assert "smaller than one field of 64" in caplog.text
 
 
+def test_outline_of_another_slide_is_refused(tmp_path):
+    record = write_record(tmp_path, write_slide(tmp_path / "a.tiff", noise(100, 400)))
+    outline = tmp_path / "o.geojson"
+    outline.write_text(geojson([shapely.box(400, 0, 500, 90)], "S2"))
+    with pytest.raises(
+        UserError, match="tissue at x 400 to 500, y 0 to 90, but slide S1 is 400 x 100 pixels"
+    ):
+        tiles.write_tiles(record, outline, tmp_path / "t.h5", OPTIONS)
+    assert not (tmp_path / "t.h5").exists()
+
+
 def test_unreadable_field_is_kept_and_flagged(tmp_path, caplog):
     """One of 121 fields lies on a spoilt tile: its row stays, grey; the others are untouched."""
     picture = noise(704, 704)

@@ -8,7 +8,6 @@ import shapely
 from lowmag import demo, tissue
 from lowmag.grid import read_outline
 from lowmag.masks import GivenMask
-from lowmag.outline import read_review
 from lowmag.record import load_record
 from lowmag.sections import Demo, Tissue
 from lowmag.segmenter import NetworkFinder
@@ -54,7 +53,7 @@ def test_outline_file_is_what_qupath_opens(tmp_path, slide, caplog):
     expected = shapely.box(25 * 16, 20 * 16, 100 * 16, 70 * 16)
     found = read_outline(tmp_path / "o.geojson")
     assert found.intersection(expected).area / found.union(expected).area > 0.995
-    assert "1 pieces, 0.24 mm2, 30.0 % of the scan" in caplog.text
+    assert "1 piece, 0.24 mm2, 30.0 % of the scan" in caplog.text
     with Image.open(tmp_path / "o.png") as overlay:
         assert overlay.size == (125, 100)
 
@@ -83,7 +82,8 @@ def test_slide_without_tissue_is_said_to_be(tmp_path, caplog):
     tissue.write_outline(record, tmp_path / "o.geojson", tmp_path / "o.png", Tissue())
     assert json.loads((tmp_path / "o.geojson").read_text())["features"] == []
     assert "needs review: no tissue was found. Look at the overlay" in caplog.text
-    assert read_review(tmp_path / "o.geojson") == "no tissue was found"
+    collection = json.loads((tmp_path / "o.geojson").read_text())
+    assert collection["properties"]["review"] == "no tissue was found"
     with Image.open(tmp_path / "o.png") as overlay:
         assert overlay.getpixel((0, 0)) == (170, 0, 0)  # the band that says so
 

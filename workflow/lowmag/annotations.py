@@ -17,13 +17,13 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 log = logging.getLogger(__name__)
 
 
-def read_annotations(path: Path) -> Drawing:
+def read_annotations(path: Path, purpose: str = "annotations") -> Drawing:
     """The regions a person has drawn, in the file's own coordinates; ASAP's are pixels of level 0.
 
     Points, lines, cells and outlines without area are left out with a warning that counts them. The file is
     not trusted. Raises UserError when it is absent, too large, or neither format.
     """
-    drawing = Drawing(Path(path))
+    drawing = Drawing(Path(path), purpose)
     content = _read(drawing)
     if content[:1] == b"<":
         drawing.is_level0 = True

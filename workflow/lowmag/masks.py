@@ -65,7 +65,7 @@ def read_mask(given: GivenMask, slide: SlideRecord, mpp: float) -> list[shapely.
 
 
 def _drawn(given: GivenMask, slide: SlideRecord) -> list[shapely.Polygon]:
-    drawing = read_annotations(given.path)
+    drawing = read_annotations(given.path, "mask")
     tissue = [region for region in drawing.regions if _classes(region) & TISSUE_CLASSES]
     taken = tissue or [region for region in drawing.regions if NOT_TISSUE not in _classes(region)]
     shape = shapely.union_all([region.shape for region in taken])

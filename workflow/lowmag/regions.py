@@ -40,9 +40,11 @@ class Drawing:
     """The regions found in one file so far, how often what was left out, and the vertices read.
 
     `is_level0` says that the format counts x, y from the corner of level 0, whatever part was scanned.
+    `purpose` is what messages call the file.
     """
 
     path: Path
+    purpose: str = "annotations"
     is_level0: bool = False
     regions: list[Region] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -91,7 +93,7 @@ class Drawing:
 
     def refuse(self, problem: str) -> UserError:
         """The error that this file `problem`; to be raised."""
-        return UserError(f"annotations {self.path}: the file {problem}")
+        return UserError(f"{self.purpose} {self.path}: the file {problem}")
 
 
 def mended(shape: shapely.Geometry) -> shapely.Geometry:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import shapely
 
 from lowmag.errors import UserError
 from lowmag.field_reader import FieldReader
@@ -94,6 +95,7 @@ def layout_of(options: Tiles) -> Layout:
 
 def _write_readable(slide: SlideRecord, request: _Request, out: Path) -> None:
     options, tissue = request.options, read_outline(request.outline)
+    _require_on_slide(tissue, slide, request.outline)
     with open_slide(slide, icc=options.icc) as source:
         if options.unit == "section":
             cut = section_cut(source, slide, tissue, options)
@@ -104,6 +106,16 @@ def _write_readable(slide: SlideRecord, request: _Request, out: Path) -> None:
             attributes["classes"] = json.dumps(list(request.labels.classes))
         with writing(out, request.layout, attributes, coords_attributes=cut.coords_attributes) as writer:
             _write_fields(source, cut, request, writer)
+
+
+def _require_on_slide(tissue: shapely.Geometry, slide: SlideRecord, outline: Path) -> None:
+    """Raise UserError for the outline of another slide, which would leave this one without a tile."""
+    x0, y0, x1, y1 = shapely.bounds(tissue).tolist()  # not a number where there is no tissue
+    if x0 >= (slide.width or 0) or y0 >= (slide.height or 0) or x1 <= 0 or y1 <= 0:
+        raise UserError(
+            f"{outline} has its tissue at x {x0:.0f} to {x1:.0f}, y {y0:.0f} to {y1:.0f}, but slide "
+            f"{slide.slide_id} is {slide.width} x {slide.height} pixels; give the outline of this slide"
+        )
 
 
 def _write_fields(source: Slide, cut: Cut, request: _Request, writer: TileWriter) -> None:

@@ -133,8 +133,8 @@ def _report(slide: SlideRecord, found: Finding, review: str) -> None:
     share = _share(found.pieces, slide)
     area_mm2 = share * slide.scanned[2] * slide.scanned[3] * math.prod(slide.mpp) / 1e6
     log.info(
-        "slide %s: %d pieces, %.2f mm2, %.1f %% of the scan; %s",
-        slide.slide_id, len(found.pieces), area_mm2, 100 * share,
+        "slide %s: %d piece%s, %.2f mm2, %.1f %% of the scan; %s",
+        slide.slide_id, len(found.pieces), "s" * (len(found.pieces) != 1), area_mm2, 100 * share,
         ", ".join(f"{name} {value}" for name, value in found.facts.items()),
     )  # fmt: skip
     if review:
