@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import shapely
 from lowmag.errors import UserError
-from lowmag.fields import Cut, choose_fields, extent_of, fields_at, step_px, thinned, tile_cut
+from lowmag.fields import Cut, choose_fields, distinct, extent_of, fields_at, step_px, thinned, tile_cut
 from lowmag.grid import Field
 from lowmag.record import SlideRecord
 from lowmag.sections import Tiles
@@ -92,3 +92,16 @@ def test_field_that_a_magnification_does_not_show_in_whole_pixels_is_refused(fie
     options = Tiles(field_um=field_um, students=students)
     with pytest.raises(UserError, match=rf"field_um {field_um:g} is not a whole .* take a multiple of \d+ "):
         tile_cut(NOT_READ, SLIDE, WHOLE, options)
+
+
+def test_places_given_twice_are_taken_once_and_said(caplog):
+    xy = np.array([[512, 0], [0, 0], [512, 0], [0, 512], [0, 0]])
+    assert distinct(xy, "S1").tolist() == [[512, 0], [0, 0], [0, 512]]
+    assert "2 of 5 given tiles are there twice" in caplog.text
+
+
+def test_places_given_once_stay_as_they_are(caplog):
+    xy = np.array([[512, 0], [0, 0]])
+    assert distinct(xy, "S1").tolist() == xy.tolist()
+    assert distinct(np.zeros((0, 2)), "S1").shape == (0, 2)
+    assert not caplog.text

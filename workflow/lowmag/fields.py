@@ -73,7 +73,7 @@ def tile_cut(
 
         found = read_coords(coords, slide.levels)
         extent = extent_of(found, slide, options, coords)
-        fields = fields_at(found.xy, extent, tissue)
+        fields = fields_at(distinct(found.xy, slide.slide_id), extent, tissue)
         fields = thinned(fields, slide.slide_id, options.max_per_slide)
         attributes["tiling"] = found.source
     attributes |= {f"field_um_{axis}": n * mpp for axis, n, mpp in zip("xy", extent, slide.mpp, strict=True)}
@@ -124,6 +124,18 @@ def thinned(fields: list[Field], slide_id: str, most: int | None) -> list[Field]
     seed = int.from_bytes(hashlib.sha256(slide_id.encode()).digest()[:8])
     chosen = np.random.default_rng(seed).permutation(len(fields))[:most]
     return [fields[k] for k in sorted(chosen)]
+
+
+def distinct(xy: np.ndarray, slide_id: str) -> np.ndarray:
+    """Places (N, 2) in their order, each once: tilings made outline by outline may hold one twice."""
+    corners = np.asarray(xy, np.int64).reshape(-1, 2)
+    first = np.sort(np.unique(corners, axis=0, return_index=True)[1])
+    if len(first) < len(corners):
+        log.warning(
+            "slide %s: %d of %d given tiles are there twice and are taken once",
+            slide_id, len(corners) - len(first), len(corners),
+        )  # fmt: skip
+    return corners[first]
 
 
 def fields_at(xy: np.ndarray, extent: tuple[float, float], tissue: shapely.Geometry) -> list[Field]:
