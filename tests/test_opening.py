@@ -171,6 +171,18 @@ def test_colours_that_differ_from_openslide_leave_it_to_openslide(tmp_path, pict
     assert "decode to other colours than openslide gives" in record.notes[0]
 
 
+@pytest.mark.parametrize("edge", [1319, 2639])
+def test_what_openslide_shifts_and_blurs_is_no_ground_to_leave_segments(tmp_path, edge):
+    """Of a level of odd size OpenSlide draws all but a few places at fractions of a pixel."""
+    fine = np.full((edge, edge, 3), 240, np.uint8)
+    middle = slice(edge // 2 - 50, edge // 2 + 70)  # where OpenSlide is a quarter of a pixel off at level 1
+    fine[middle, middle] = noise(120, 120)
+    write_slide(tmp_path / "odd.tiff", fine, 0.5, [reduced(fine, 2), reduced(fine, 4)])
+    record = inspect(tmp_path / "odd.tiff")
+    assert (record.source, record.notes) == ("segments", ())
+    assert [level.downsample for level in record.levels] == [1, 2, 4]
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_damaged_tile_leaves_the_slide_to_the_strict_reader(tmp_path, picture, order):
     tiles = encode_tiles(picture, Form())

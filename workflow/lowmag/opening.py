@@ -20,6 +20,7 @@ from lowmag.vips_source import VipsSource
 SEGMENT_VENDORS = (None, "generic-tiff", "aperio")  # whose tiles lie side by side as the directory says
 SAMPLES = 3  # segments that must agree with the reference
 MOST_TRIES = 12
+LARGEST_SHIFT = 0.05  # pixels of a level: what OpenSlide draws further off is blurred
 LARGEST_DIFFERENCE = 2.0  # mean absolute difference in grey levels
 CONVERT = "convert it to a pyramidal TIFF (`lowmag pyramid` does so with TIFF, PNG and JPEG)"
 TO_RGB = "save it as a TIFF of 8-bit RGB (`lowmag pyramid` does so with grey and CMYK of 8 bits)"
@@ -223,6 +224,8 @@ def largest_difference(segments: SegmentSource, reference: Source) -> float | No
         if len(found) == SAMPLES or number == MOST_TRIES:
             break
         window = _window(segments, reference, level, index)
+        if _shift(reference, level, window) > LARGEST_SHIFT:
+            continue
         try:
             expected = reference.read(level, *window).pixels
         except UnreadableError:
@@ -243,6 +246,12 @@ def _segments_with_content(segments: SegmentSource) -> Iterator[tuple[int, int]]
         for level, order in enumerate(orders):
             if rank < len(order) and segments.segments[level].counts[order[rank]]:
                 yield level, int(order[rank])
+
+
+def _shift(reference: Source, level: int, window: tuple[int, int, int, int]) -> float:
+    if not isinstance(reference, OpenSlideSource):
+        return 0.0
+    return max(reference.shift(level, place) for place in window[:2])
 
 
 def _window(segments: SegmentSource, reference: Source, level: int, index: int) -> tuple[int, int, int, int]:

@@ -77,6 +77,11 @@ class OpenSlideSource:
         places = np.arange(start, start + n) * self._nominal[level]
         return start + int(np.abs(places - np.rint(places)).argmin())
 
+    def shift(self, level: int, place: int) -> float:
+        """How far, in pixels of a level, OpenSlide shifts what it draws from a row or column on."""
+        nominal = self._nominal[level]
+        return abs(place * nominal - round(place * nominal)) / nominal
+
     def _reopen(self) -> None:
         self._handle.close()
         self._handle = self._open()
