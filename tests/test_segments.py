@@ -1,9 +1,9 @@
+import errno
 import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from lowmag import segments
 from lowmag.openslide_source import OpenSlideSource
 from lowmag.reader import Slide
 from lowmag.segments import SegmentSource
@@ -201,4 +201,18 @@ def test_real_svs_equals_openslide():
         found, expected = source.read(0, *window), reference.read(0, *window)
         assert np.abs(found.pixels.astype(int) - expected.pixels).max() <= 2  # another libjpeg
         assert found.transparent == pytest.approx(expected.transparent, abs=1e-6)
-    assert segments.CACHE_BYTES < 1 << 28
+
+
+def test_a_file_that_goes_while_it_is_read_is_an_error_of_reading(tmp_path, monkeypatch):
+    path = tmp_path / "a.tif"
+    write_jpeg_tiff(path, [smooth(128, 128)])
+    source = SegmentSource(path, [(128, 128)])
+    path.unlink()
+
+    def stale(*_: int) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr("lowmag.segments.os.pread", stale)
+    with pytest.raises(UnreadableError, match=r"segment 0 of a\.tif cannot be read: No such file"):
+        source.read(0, 0, 0, 64, 64)
+    source.close()

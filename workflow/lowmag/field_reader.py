@@ -96,8 +96,7 @@ class FieldReader:
         x, y = field.x + left * self._ratio[0], field.y + top * self._ratio[1]
         extent = width * self._ratio[0], height * self._ratio[1]
         try:
-            # Where the scale is fractional, so is the place; it is read all the same, as averages.
-            region = self._source.read_region(x, y, (width, height), extent)  # pyright: ignore[reportArgumentType]
+            region = self._source.read_region(x, y, (width, height), extent)
         except UnreadableError as error:
             self._warn(x, y, error)
             return _Part(_grey((width, height)), 0.0, 1.0)

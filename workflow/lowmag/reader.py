@@ -88,15 +88,29 @@ class Slide:
         return edge_px * max(1.0, ratios[0]), edge_px * max(1.0, ratios[1])
 
     def read(
-        self, x: int, y: int, size: int | tuple[int, int], extent: tuple[float, float], *, exact: bool = True
+        self,
+        x: float,
+        y: float,
+        size: int | tuple[int, int],
+        extent: tuple[float, float],
+        *,
+        exact: bool = True,
     ) -> np.ndarray:
         """The pixels of `read_region`, (h, w, 3) uint8."""
         return self.read_region(x, y, size, extent, exact=exact).pixels
 
     def read_region(
-        self, x: int, y: int, size: int | tuple[int, int], extent: tuple[float, float], *, exact: bool = True
+        self,
+        x: float,
+        y: float,
+        size: int | tuple[int, int],
+        extent: tuple[float, float],
+        *,
+        exact: bool = True,
     ) -> Region:
         """The field at x, y of size `extent` (all level-0 px) as `size` pixels: an edge, or width and height.
+
+        Places and extents may be fractions of a pixel; what they cover is averaged all the same.
 
         With `exact` off, levels that the source gives only by interpolation are used as well: quicker, but up
         to half a level pixel off and slightly blurred. Raises UnreadableError.
@@ -121,7 +135,7 @@ class Slide:
     def _coloured(self, pixels: np.ndarray) -> np.ndarray:
         return pixels if self._transform is None else self._transform(pixels)
 
-    def _level_for(self, x: int, y: int, ratio: tuple[float, float], *, exact: bool) -> int:
+    def _level_for(self, x: float, y: float, ratio: tuple[float, float], *, exact: bool) -> int:
         whole = ratio[0] == ratio[1] and ratio[0] == round(ratio[0])
         best = 0
         for number, level in enumerate(self.levels):

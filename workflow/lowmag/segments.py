@@ -194,19 +194,23 @@ class SegmentSource:
 
     def _fetch(self, offset: int, count: int, where: str) -> bytes:
         """Bytes of the file; a failed read reopens it and is tried once more."""
-        for last in (False, True):
+        problem = "lies outside the file"
+        for again in (False, True):
             try:
+                if again:
+                    self._reopen()
                 content = os.pread(self._descriptor, count, offset)
             except OSError as error:
-                if last:
-                    raise UnreadableError(f"{where} cannot be read: {error.strerror}") from error
-            else:
-                if len(content) == count:
-                    return content
-            descriptor = os.open(self.path, os.O_RDONLY)
-            os.close(self._descriptor)
-            self._descriptor = descriptor
-        raise UnreadableError(f"{where} lies outside the file")
+                problem = f"cannot be read: {error.strerror}"
+                continue
+            if len(content) == count:
+                return content
+        raise UnreadableError(f"{where} {problem}")
+
+    def _reopen(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY)
+        os.close(self._descriptor)
+        self._descriptor = descriptor
 
 
 def _unpacked(content: bytes, prefix: bytes, into: np.ndarray | None) -> np.ndarray:
