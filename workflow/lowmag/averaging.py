@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lowmag.downsample import add_columns, add_rows
+
 
 class BlockMean:
     """Means of blocks of `factor` x `factor` pixels, halves up, for blocks of one size again and again.
@@ -32,8 +34,8 @@ class BlockMean:
             height, width = values.shape[0] // step, values.shape[1] // step
             rows = rows[: height * step * width * 3].reshape(height, step * width, 3)
             sums = sums[: height * width * 3].reshape(height, width, 3)
-            _add_rows(values, step, rows)
-            _add_columns(rows.reshape(-1, step, 3), sums.reshape(-1, 3))
+            add_rows(values, step, rows)
+            add_columns(rows.reshape(-1, step, 3), sums.reshape(-1, 3))
             values = sums
         values += self._half
         if self._shift is not None:
@@ -41,22 +43,6 @@ class BlockMean:
         else:
             np.floor_divide(values, self._area, out=values)
         target[...] = values
-
-
-def _add_rows(values: np.ndarray, step: int, rows: np.ndarray) -> None:
-    """Write sums of every `step` rows; adding whole rows is contiguous, so this comes first."""
-    np.add(values[0::step], values[1::step], out=rows, dtype=rows.dtype)
-    for offset in range(2, step):
-        rows += values[offset::step]
-
-
-def _add_columns(groups: np.ndarray, sums: np.ndarray) -> None:
-    """Write sums (n, 3) of groups (n, step, 3), by channel: numpy is slow on an inner axis of 3."""
-    for channel in range(3):
-        target = sums[:, channel]
-        np.add(groups[:, 0, channel], groups[:, 1, channel], out=target)
-        for offset in range(2, groups.shape[1]):
-            target += groups[:, offset, channel]
 
 
 def stretch_means(pixels: np.ndarray, offset: float, shrink: float, n: int) -> np.ndarray:

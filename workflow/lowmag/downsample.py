@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 MAX_FACTOR = 4096  # 255 * 4096**2 still fits in uint32, with room for the rounding
-STRIP_BYTES = (
-    1 << 19
-)  # a strip and its sums stay in the processor's cache, and big pictures need little memory
+STRIP_BYTES = 1 << 19  # a strip and its sums stay in the processor's cache
 
 
 def area_mean(picture: np.ndarray, factor: int) -> np.ndarray:
@@ -51,20 +49,28 @@ def _block_sums(values: np.ndarray, step: int, factor: int) -> np.ndarray:
 
 
 def _strided_sum(values: np.ndarray, step: int, dtype: type[np.unsignedinteger]) -> np.ndarray:
-    # Rows first: adding whole rows is contiguous, and leaves the strided pass less to do. That pass goes
-    # channel by channel, because numpy is slow on an inner axis of 3.
-    rows = np.add(values[0::step], values[1::step], dtype=dtype)
+    height, width = values.shape[0] // step, values.shape[1] // step
+    rows = np.empty((height, step * width, 3), dtype)
+    sums = np.empty((height, width, 3), dtype)
+    add_rows(values, step, rows)
+    add_columns(rows.reshape(-1, step, 3), sums.reshape(-1, 3))
+    return sums
+
+
+def add_rows(values: np.ndarray, step: int, rows: np.ndarray) -> None:
+    """Write sums of every `step` rows; adding whole rows is contiguous, so this comes before the columns."""
+    np.add(values[0::step], values[1::step], out=rows, dtype=rows.dtype)
     for offset in range(2, step):
         rows += values[offset::step]
-    height, width, channels = rows.shape
-    blocks = rows.reshape(height, width // step, step * channels)
-    sums = np.empty((height, width // step, channels), dtype)
-    for channel in range(channels):
-        column = sums[:, :, channel]
-        np.add(blocks[:, :, channel], blocks[:, :, channel + channels], out=column)
-        for offset in range(2, step):
-            column += blocks[:, :, channel + offset * channels]
-    return sums
+
+
+def add_columns(groups: np.ndarray, sums: np.ndarray) -> None:
+    """Write sums (n, 3) of groups (n, step, 3), by channel: numpy is slow on an inner axis of 3."""
+    for channel in range(3):
+        target = sums[:, channel]
+        np.add(groups[:, 0, channel], groups[:, 1, channel], out=target)
+        for offset in range(2, groups.shape[1]):
+            target += groups[:, offset, channel]
 
 
 def _rounded_mean(sums: np.ndarray, area: int) -> np.ndarray:
