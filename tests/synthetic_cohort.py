@@ -90,7 +90,10 @@ def _write_tiles(path: Path, slide: Slide) -> None:
         "mpp_x": slide.mpp,
         "mpp_y": slide.mpp,
     }
-    attributes |= {"field_um": 64.0, "seconds": slide.seconds}
+    attributes |= {"field_um": 64.0}
+    log = path.parents[1] / "logs/tiles" / f"{slide.slide_id}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(f"slide {slide.slide_id}: {n} tiles at 2 magnifications in {slide.seconds} s (1/s)\n")
     with writing(path, Layout([HIGH, LOW], PX), attributes) as writer:
         for k in range(n):
             flags = sum(FLAGS[name] for name, count in slide.flags.items() if k < count)

@@ -10,9 +10,7 @@ import numpy as np
 from lowmag.slide_facts import SlideFacts
 from lowmag.wording import percent, three_digits, whole
 
-FENCE = (
-    3.0  # interquartile ranges beyond the quartiles: Tukey's outer fence (Exploratory Data Analysis, 1977)
-)
+FENCE = 3.0  # interquartile ranges beyond the quartiles: Tukey's outer fence (1977)
 FEWEST = 8  # slides; among fewer none is unusual
 LEAST_SHARE, MOST_SHARE = 0.05, 0.5  # of tiles blurred or written on: fewer never, more always are a concern
 SCALE_DIFFERENCE = 0.1  # of the median scale of slides of one vendor and objective

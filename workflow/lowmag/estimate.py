@@ -28,10 +28,9 @@ from lowmag.sections import Check, Tiles, Tissue
 from lowmag.slides import SlideRow, read_slides
 from lowmag.source import UnreadableError
 from lowmag.stacks import encode
+from lowmag.wording import count
 
-SAMPLES = (
-    24  # of a slide: the mean of their sizes is then known to about a tenth, of ten slides to a thirtieth
-)
+SAMPLES = 24  # of a slide: the mean of their sizes is then known to about a tenth
 INTERVAL = 1.96  # standard errors to either side: 95 %
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,7 @@ def estimate_cohort(slides_csv: Path, records: Path | None, wanted: Wanted) -> I
             slide = check.SlideToCheck(row.slide_id, row.path, row.mpp)
             record = check.inspect(slide, wanted.tiles.teacher, wanted.check)
         found = estimate_slide(record, row, wanted)
-        log.info("slide %s: %s, %d %ss", row.slide_id, found.verdict, found.n, wanted.tiles.unit)
+        log.info("slide %s: %s, %s", row.slide_id, found.verdict, count(found.n, wanted.tiles.unit))
         yield found
 
 
@@ -124,7 +123,7 @@ def _outline(record: SlideRecord, row: SlideRow, wanted: Wanted) -> shapely.Geom
     with tempfile.TemporaryDirectory() as folder:
         stored, outline = Path(folder, "slide.json"), Path(folder, "outline.geojson")
         save_record(stored, record)
-        tissue.write_outline(stored, outline, Path(folder, "overlay.png"), options, finder)
+        tissue.write_outline(stored, outline, None, options, finder)
         return read_outline(outline)
 
 

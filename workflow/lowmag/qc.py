@@ -30,9 +30,7 @@ from lowmag.wording import byte_size, count, percent, seconds, whole
 MOST_BYTES = 8_000_000  # of pictures on the page
 ROWS_AT_ONCE = 200
 MOST_NAMED = 12  # slides of one kind that are named on top
-SIZE_MARK = (
-    "\ue000"  # stands for the size of the page until the page is there; it comes before any foreign text
-)
+SIZE_MARK = "\ue000"  # the size of the page until it is known; it comes before any foreign text
 Pictures = tuple[Overview | None, Sequence[Sample]]
 
 log = logging.getLogger(__name__)

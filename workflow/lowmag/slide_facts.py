@@ -155,16 +155,14 @@ def _read_tiles(results: Path, slide_id: str) -> tuple[TileFacts | None, dict[st
             magnifications=tuple(file.magnifications),
             field_um=_number(attributes.get("field_um")),
             n_bytes=path.stat().st_size,
-            seconds=_seconds(results, slide_id, attributes),
+            seconds=_seconds(results, slide_id),
             unit=file.unit,
         )
     return facts, attributes
 
 
-def _seconds(results: Path, slide_id: str, attributes: dict[str, Any]) -> float | None:
-    """What the tile file says, or the log of its rule."""
-    if (stated := _number(attributes.get("seconds"))) is not None:
-        return stated
+def _seconds(results: Path, slide_id: str) -> float | None:
+    """What cutting took, by the log of its rule; tile files are equal whenever they are made again."""
     log = results / "logs/tiles" / f"{slide_id}.log"
     found = _LOGGED_SECONDS.search(log.read_text("utf-8", errors="replace")) if log.is_file() else None
     return float(found[1]) if found else None

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,16 +48,17 @@ class Finder(Protocol):
 
 
 def write_outline(
-    record: Path, outline: Path, picture: Path, options: Tissue, finder: Finder | None = None
+    record: Path, outline: Path, picture: Path | None, options: Tissue, finder: Finder | None = None
 ) -> None:
-    """Write the outline of one slide as GeoJSON in level-0 pixels, and a picture of it.
+    """Write the outline of one slide as GeoJSON in level-0 pixels, and a picture of it if one is wanted.
 
     The tissue is what `finder` says, else what is stained. A rejected slide gets a collection without
     features and a picture that says why.
     """
     slide = load_record(record)
     if not slide.usable:
-        _write(outline, geojson([], slide.slide_id), picture, placeholder(slide, slide.verdict))
+        write_text(outline, geojson([], slide.slide_id))
+        _save(picture, lambda: placeholder(slide, slide.verdict))
         log.info("slide %s: no tissue taken, its verdict is %s", slide.slide_id, slide.verdict)
         return
     require_same_file(slide)
@@ -66,8 +67,8 @@ def write_outline(
             thumbnail = source.thumbnail(options.mpp, slide.scanned)
     except UnreadableError as error:
         review = f"the slide cannot be opened any more ({error})"
-        found = geojson([], slide.slide_id, {"review": review})
-        _write(outline, found, picture, placeholder(slide, "unreadable"))
+        write_text(outline, geojson([], slide.slide_id, {"review": review}))
+        _save(picture, lambda: placeholder(slide, "unreadable"))
         log.warning("slide %s: %s", slide.slide_id, review)
         return
     if finder is None:
@@ -77,8 +78,8 @@ def write_outline(
     if thumbnail.unread is not None and found.facts["source"] != "mask":
         found = replace(found, pieces=_with_unread(found.pieces, thumbnail, slide, options))
     review = "; ".join([*_doubts(found.pieces, slide), *_lost(thumbnail), *found.review])
-    content = geojson(found.pieces, slide.slide_id, {**found.facts, "review": review})
-    _write(outline, content, picture, overlay(thumbnail, found.pieces, found.pen, review))
+    write_text(outline, geojson(found.pieces, slide.slide_id, {**found.facts, "review": review}))
+    _save(picture, lambda: overlay(thumbnail, found.pieces, found.pen, review))
     _report(slide, found, review)
 
 
@@ -146,7 +147,7 @@ def _report(slide: SlideRecord, found: Finding, review: str) -> None:
         )
 
 
-def _write(outline: Path, content: str, picture: Path, image: Image.Image) -> None:
-    write_text(outline, content)
-    with publishing(picture) as temporary:
-        image.save(temporary, format="PNG", optimize=True)
+def _save(picture: Path | None, draw: Callable[[], Image.Image]) -> None:
+    if picture is not None:
+        with publishing(picture) as temporary:
+            draw().save(temporary, format="PNG", optimize=True)
