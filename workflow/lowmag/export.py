@@ -15,13 +15,13 @@ from lowmag.hdf5 import publishing_hdf5
 from lowmag.publish import publishing
 from lowmag.record import Level, SlideRecord
 from lowmag.store import FLAGS, QC_COLUMNS, TileFile
+from lowmag.tile_attributes import CLAM_TOLERANCE, clam_attributes
 from lowmag.wording import count
 
 TRIDENT_NAMES = (
     "patch_size", "patch_size_level0", "level0_magnification", "target_magnification", "overlap", "name",
     "savetodir", "level0_width", "level0_height",
 )  # fmt: skip
-CLAM_TOLERANCE = 1e-3  # relative: of 1000 pixels, one
 
 log = logging.getLogger(__name__)
 
@@ -59,17 +59,8 @@ def write_clam(file: TileFile, slide: SlideRecord, out: Path, level: int | None 
             f"slide {slide.slide_id}: CLAM reads a field as whole pixels of a level, and of the field of "
             f"{field_px:g} level-0 pixels {shown}; {'take ' + fits if fits else 'no other level does'}"
         )
-    size, of_level = sizes[level], slide.levels[level]
-    attributes = {
-        "patch_size": size,
-        "patch_level": level,
-        "downsample": [of_level.downsample] * 2,
-        "downsampled_level_dim": [of_level.width, of_level.height],
-        "level_dim": [of_level.width, of_level.height],
-        "name": found["name"],
-        "save_path": "",
-    }
-    _write_coords(out, file, attributes)
+    attributes = {"patch_size": sizes[level], "name": found["name"]}
+    _write_coords(out, file, attributes | clam_attributes(level, slide.levels[level]))
 
 
 def write_table(file: TileFile, out: Path) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import openslide
 
 from lowmag import __version__
-from lowmag.record import SlideRecord
+from lowmag.record import Level, SlideRecord
 from lowmag.sections import Tiles
 
-CLAM_TOLERANCE = 1e-3
+CLAM_TOLERANCE = 1e-3  # relative: of 1000 pixels, one
 
 
 def root_attributes(slide: SlideRecord, options: Tiles) -> dict[str, Any]:
@@ -69,11 +69,16 @@ def coords_attributes(
     }
     for number, level in enumerate(slide.levels):
         if abs(level.downsample * edge / field_px - 1) < CLAM_TOLERANCE:
-            attributes |= {
-                "patch_level": number,
-                "downsample": [level.downsample] * 2,
-                "downsampled_level_dim": [level.width, level.height],
-                "level_dim": [level.width, level.height],
-                "save_path": "",
-            }
+            attributes |= clam_attributes(number, level)
     return attributes
+
+
+def clam_attributes(number: int, level: Level) -> dict[str, Any]:
+    """What CLAM writes of the level whose pixels its `patch_size` counts."""
+    return {
+        "patch_level": number,
+        "downsample": [level.downsample] * 2,
+        "downsampled_level_dim": [level.width, level.height],
+        "level_dim": [level.width, level.height],
+        "save_path": "",
+    }
