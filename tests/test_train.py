@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from lowmag import train
-from lowmag.checkpoint import EXIT_UNFINISHED, locked
+from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
@@ -87,6 +87,10 @@ def train_distilled(job: Job, options: StudentTraining = QUICK) -> int:
 def train_projected(job: Job, options: StudentTraining = QUICK) -> int:
     targets = job.tiles.parent / "targets" / "2.5x.h5"
     return train.train_student(job, options, PROJECTED, targets, 50)
+
+
+def train_in_parts(job: Job) -> int:
+    return train_distilled(job, QUICK.model_copy(update={"accumulate": 2}))
 
 
 def train_labelled(job: Job, options: StudentTraining = QUICK) -> int:
@@ -196,6 +200,23 @@ def test_a_batch_in_parts_is_the_same_run(cohort: Path, tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_a_batch_is_fetched_part_by_part(cohort: Path, tmp_path: Path) -> None:
+    """So that memory holds a part, whatever the batch: of whole sections, one picture."""
+    options = QUICK.model_copy(update={"accumulate": 2, "epochs": 1, "batch_size": 6})
+    lesson = prepare_lesson(
+        Task(job_of(cohort, tmp_path / "run"), "student", options, LABELS), torch.device("cpu")
+    )
+    fetched = []
+    whole = lesson.bank.batches
+    lesson.bank.batches = lambda order, size: (
+        fetched.append((progress.step, len(tiles))) or tiles for tiles in whole(order, size)
+    )
+    progress = train.begin(lesson, None)
+    with Stop(float("inf")) as stop:
+        assert train.run_epoch(lesson, progress, Checkpoint(tmp_path, "", 1e9), stop)
+    assert fetched == [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3), (2, 3), (3, 3), (3, 3)]
+
+
 @pytest.mark.parametrize(
     "terms",
     [
@@ -258,7 +279,7 @@ def test_without_clipping_the_gradient_is_taken_as_it_is(cohort: Path, tmp_path:
     assert any(not torch.equal(none[name], near[name]) for name in none)
 
 
-@pytest.mark.parametrize("run", [train_distilled, train_labelled, train_projected])
+@pytest.mark.parametrize("run", [train_distilled, train_labelled, train_projected, train_in_parts])
 def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, run) -> None:
     assert run(job_of(cohort, tmp_path / "whole")) == 0
     statuses = [EXIT_UNFINISHED]

@@ -26,20 +26,21 @@ class Meter:
         self._waited_s = 0.0
         self.n_steps = 0
 
-    def watching(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """The batches; the time they let one wait is counted, and a bar is shown on a terminal."""
+    def watching(self, parts: Iterable[Tensor], per_step: int = 1) -> Iterator[Tensor]:
+        """The parts of batches; the time they let one wait is counted, and a bar is shown on a terminal."""
         bar = tqdm(total=self._expected, unit="step", leave=False, disable=not sys.stderr.isatty())
-        source = iter(batches)
+        source, n_parts = iter(parts), 0
         with bar:
             while True:
                 asked = time.monotonic()
-                batch = next(source, None)
+                part = next(source, None)
                 self._waited_s += time.monotonic() - asked
-                if batch is None:
+                if part is None:
                     return
-                self.n_steps += 1
-                yield batch
-                bar.update()
+                self.n_steps += n_parts % per_step == 0
+                yield part
+                n_parts += 1
+                bar.update(n_parts % per_step == 0)
 
     def stop(self) -> None:
         """Let the time end here: after the device has finished its steps, before validation."""

@@ -71,9 +71,14 @@ class Training(Architecture):
     )
 
     @property
+    def part_size(self) -> int:
+        """Tiles that are passed through the network at once."""
+        return self.batch_size // self.accumulate
+
+    @property
     def normalises_one_tile(self) -> bool:
         """Whether the network normalises over a batch (BatchNorm) and gets one tile at a time."""
-        return self.model == "resnet18" and self.batch_size == self.accumulate
+        return self.model == "resnet18" and self.part_size == 1
 
     @model_validator(mode="after")
     def _equal_parts(self) -> "Training":

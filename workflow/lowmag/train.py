@@ -8,7 +8,9 @@ CPU with one thread its weights are the same bit for bit.
 import logging
 import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +103,12 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     plan = plan_epoch(lesson, progress.epoch)
     meter = Meter(options.batch_size, n_steps - progress.step, lesson.device)
     seconds_before = progress.seconds
-    batches = lesson.bank.batches(plan.order[progress.step * options.batch_size :], options.batch_size)
-    for tiles in meter.watching(batches):
+    parts = lesson.bank.batches(plan.order[progress.step * options.batch_size :], options.part_size)
+    watched = meter.watching(parts, options.accumulate)
+    for first in watched:
         lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
-        losses = _step(lesson, plan, progress.step, tiles, lr)
+        parts_of_step = chain([first], islice(watched, options.accumulate - 1))
+        losses = _step(lesson, plan, progress.step, parts_of_step, lr)
         progress.totals += losses
         bad = (progress.bad_step < 0) & ~losses[0].isfinite()
         progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
@@ -137,16 +141,14 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     return True
 
 
-def _step(lesson: Lesson, plan: EpochPlan, step: int, tiles: Tensor, lr: float) -> Tensor:
-    """One step of the optimiser; the parts of the loss, on the device."""
-    options = lesson.options
-    batch = slice(step * len(tiles), (step + 1) * len(tiles))  # all batches are of one size
-    size = len(tiles) // options.accumulate
+def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Tensor], lr: float) -> Tensor:
+    """One step of the optimiser on a batch that comes in parts; the parts of the loss, on the device."""
+    options, size = lesson.options, lesson.options.part_size
+    batch = slice(step * options.batch_size, (step + 1) * options.batch_size)
     lesson.optimizer.zero_grad()
     losses = torch.zeros(len(lesson.parts), device=lesson.device)
-    for part, some_tiles in enumerate(tiles.split(size)):
-        begin = batch.start + part * size
-        losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), some_tiles)
+    for begin, tiles in zip(range(batch.start, batch.stop, size), parts, strict=True):
+        losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), tiles)
     if options.clip is not None:
         clip_grad_norm_(lesson.optimizer.parameters, options.clip)
     lesson.optimizer.step(lr)
