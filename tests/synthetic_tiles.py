@@ -24,6 +24,7 @@ class Cohort:
     val: Sequence[str] = ("calm", "busy")
     test: Sequence[str] = ("calm", "busy")
     tiles_per_slide: int = 4
+    sections: Sequence[tuple[int, int]] = ()  # width and height at HIGH of each; none: square tiles
     tile_labels: dict[str, Sequence[int]] = field(default_factory=dict)
     flags: dict[str, Sequence[int]] = field(default_factory=dict)
 
@@ -44,19 +45,24 @@ def make_cohort(folder: Path, cohort: Cohort | None = None) -> tuple[Path, Path]
 
 def _write_slide(path: Path, slide: str, label: str, cohort: Cohort) -> None:
     random = np.random.default_rng([ord(c) for c in slide])
-    labels = cohort.tile_labels.get(slide, [-1] * cohort.tiles_per_slide)
+    sizes = list(cohort.sections) or [(PX[HIGH],) * 2] * cohort.tiles_per_slide
+    labels = cohort.tile_labels.get(slide, [-1] * len(sizes))
     flags = cohort.flags.get(slide, [0] * len(labels))
     attributes = {"slide_id": slide, "mpp_x": 1.0, "mpp_y": 1.0}
-    with writing(path, Layout([HIGH, LOW], PX, jpeg_quality=95), attributes) as writer:
+    layout = Layout([HIGH, LOW], PX, jpeg_quality=95)
+    if cohort.sections:
+        layout = Layout([HIGH, LOW], {}, jpeg_quality=95, unit="section")
+    with writing(path, layout, attributes) as writer:
         for n, (tile_label, flag) in enumerate(zip(labels, flags, strict=True)):
             busy = (CLASSES[tile_label] if tile_label >= 0 else label) == "busy"
-            high = _picture(random, stripes=6 if busy else 3)
-            low = high.reshape(16, 4, 16, 4, 3).mean((1, 3)).round().astype(np.uint8)
+            width, height = sizes[n % len(sizes)]
+            high = _picture(random, 6 if busy else 3, width, height)
+            low = high.reshape(height // 4, 4, width // 4, 4, 3).mean((1, 3)).round().astype(np.uint8)
             writer.append(TileRow(64 * n, 0, 0, n, 1.0, {HIGH: high, LOW: low}, flag, tile_label))
 
 
-def _picture(random: np.random.Generator, stripes: int) -> np.ndarray:
-    place = np.arange(PX[HIGH]) / PX[HIGH] * stripes + random.uniform()
+def _picture(random: np.random.Generator, stripes: int, width: int, height: int) -> np.ndarray:
+    place = np.arange(height) / PX[HIGH] * stripes + random.uniform()
     wave = 0.5 + 0.5 * np.sin(2 * np.pi * place)
-    grey = 120 + 80 * wave[:, None, None] + random.normal(0, 8, (PX[HIGH], PX[HIGH], 1))
+    grey = 120 + 80 * wave[:, None, None] + random.normal(0, 8, (height, width, 1))
     return np.clip(grey * [1.0, 0.8, 1.0], 0, 255).astype(np.uint8)

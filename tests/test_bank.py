@@ -138,3 +138,38 @@ def test_damaged_tile_is_named(tmp_path: Path, place) -> None:
         data[offsets[2] : offsets[2] + 20] = 0  # pyright: ignore
     with pytest.raises(UserError, match=r"tile train1\[2\] cannot be decoded"):
         gathered(Bank(index, np.arange(8), HIGH, CPU, place=place), np.arange(8))
+
+
+SIZES = [(64, 96), (100, 48), (64, 96)]
+
+
+@pytest.mark.parametrize("magnification", [HIGH, LOW])
+@pytest.mark.parametrize("place", ["memory", "encoded", "files"])
+def test_sections_come_in_their_own_sizes(tmp_path: Path, magnification: float, place) -> None:
+    if place == "encoded" and magnification == LOW:
+        place = None
+    index = index_of(tmp_path, Cohort(train=("calm", "busy"), sections=SIZES))
+    ids = np.array([0, 1, 2, 4])
+    bank = Bank(index, ids, magnification, CPU, threads=2, place=place)
+    order = np.array([4, 0, 1, 2, 1])
+    for tile_id, batch in zip(order, bank.batches(order, 1), strict=True):
+        with TileFile(index.path(int(index.slide[tile_id]))) as file:
+            assert np.array_equal(batch[0].numpy(), file.read(magnification, int(index.row[tile_id])))
+    together = next(bank.batches(np.array([0, 2]), 2))
+    assert together.shape == (2, *np.flip(index.size_at(magnification)[0]), 3)
+
+
+def test_sections_are_kept_where_they_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_of(tmp_path, Cohort(train=("calm", "busy"), sections=SIZES))
+    decoded = 3 * 2 * (2 * 64 * 96 + 100 * 48)
+    for free, expected in ((2 * decoded, "memory"), (2 * decoded - 2, "encoded"), (decoded // 4, "files")):
+        monkeypatch.setattr(bank_module, "free_bytes", lambda device, free=free: free)
+        assert Bank(index, np.arange(6), HIGH, CPU).place == expected
+
+
+def test_mean_and_std_of_sections_count_every_pixel_once(tmp_path: Path) -> None:
+    bank = Bank(index_of(tmp_path, Cohort(train=("calm", "busy"), sections=SIZES)), np.arange(6), LOW, CPU)
+    mean, std = bank.mean_and_std(np.arange(6))
+    pixels = np.concatenate([b.numpy().reshape(-1, 3) for b in bank.batches(np.arange(6), 1)]) / 255
+    assert np.allclose(mean, pixels.mean(0), atol=1e-4)
+    assert np.allclose(std, pixels.std(0), atol=1e-4)

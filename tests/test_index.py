@@ -60,9 +60,22 @@ def test_slides_without_a_profile_go_with_either(tmp_path):
     indexed(tmp_path, icc=("present", "kept", "absent"))
 
 
-def test_sections_are_refused(tmp_path):
+def test_sections_and_tiles_do_not_mix(tmp_path):
     tiles, splits = make_cohort(tmp_path)
     with writing(tiles / "train1.h5", Layout([HIGH, LOW], {}, unit="section"), {"slide_id": "train1"}):
         pass
-    with pytest.raises(UserError, match=r"train1\.h5 holds sections; .* set tiles\.unit: tile"):
+    with pytest.raises(
+        UserError, match=r"train1 were made with tiles\.unit section, those of train0 with tile"
+    ):
         index_tiles(tiles, read_splits(splits), CLASSES)
+
+
+def test_sections_have_their_own_sizes(tmp_path):
+    tiles, splits = make_cohort(tmp_path, Cohort(train=("busy", "calm"), sections=[(64, 96), (100, 48)]))
+    index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], CLASSES)
+    assert (index.unit, index.tile_px) == ("section", {HIGH: 0, LOW: 0})
+    assert index.size_at(LOW).tolist() == [[16, 24], [25, 12]] * 2
+    assert index.size_at(HIGH, np.array([1])).tolist() == [[100, 48]]
+    other, splits = make_cohort(tmp_path / "b", Cohort(train=("busy", "calm"), sections=[(64, 96), (96, 48)]))
+    rows = [row for row in read_splits(splits) if row.split == "train"]
+    assert index_tiles(other, rows, CLASSES).identity != index.identity

@@ -1,7 +1,7 @@
-"""The pictures of many tiles at one magnification, on the device when they fit."""
+"""The pictures of many tiles, or sections, at one magnification, on the device when they fit."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Literal
@@ -18,6 +18,8 @@ from lowmag.store import TileFile, decode
 
 # Of the free memory; the other half is for network, activations, validation tiles and targets.
 RESIDENT_SHARE = 0.5
+# Of sections: activations of a large one take most of a GPU, and copying it there a thousandth of its step.
+SECTIONS_SHARE = 0.125
 # A JPEG of quality 90 is about a sixth of its pixels; a quarter is on the safe side.
 JPEG_SHARE = 0.25
 STATISTICS_PIXELS = 1 << 24  # 64 tiles of 512 px: enough for the mean, and less than a second
@@ -28,12 +30,22 @@ Channels = tuple[float, float, float]
 logger = logging.getLogger(__name__)
 
 
+class Ragged:
+    """Pictures of different sizes, taken like the rows of a tensor; those taken together are of one size."""
+
+    def __init__(self, pictures: Sequence[Tensor]) -> None:
+        self._pictures = pictures
+
+    def __getitem__(self, positions: Tensor) -> Tensor:
+        return torch.stack([self._pictures[position] for position in positions.tolist()])
+
+
 class Bank:
     """The pictures of the tiles `ids` (ascending) of an index at one magnification.
 
     `place` is where they are: `device` and `memory` hold them decoded; `encoded` keeps JPEG in memory and
     decodes every batch; `files` reads every batch, so that a cohort of any size can be trained on. The first
-    that fits is taken unless one is asked for.
+    that fits is taken unless one is asked for. Of sections `px` is 0, and a batch is of one size.
     """
 
     def __init__(
@@ -52,14 +64,15 @@ class Bank:
         self._position[ids] = np.arange(len(ids))
         self._workers = ThreadPoolExecutor(max(1, threads))
         self._open = lru_cache(OPEN_FILES)(lambda slide: TileFile(index.path(slide)))
-        self._pixels = torch.empty(0)
+        self._pixels: Tensor | Ragged = torch.empty(0)
         self._blobs: list[bytes] = []
         self.place = place or self._choose_place()
         if self.place in ("device", "memory"):
             self._load_pixels()
         elif self.place == "encoded":
             self._load_blobs()
-        logger.info("%d tiles of %d px at %s, in %s", len(ids), self.px, name_of(magnification), self.place)
+        edge = f"{index.unit}s of {self.px} px" if self.px else f"{index.unit}s"
+        logger.info("%d %s at %s, in %s", len(ids), edge, name_of(magnification), self.place)
 
     def batches(self, order: np.ndarray, batch_size: int) -> Iterator[Tensor]:
         """Pictures of the tiles `order` in batches, uint8 (n, H, W, 3) on the device; the last may be short.
@@ -68,7 +81,9 @@ class Bank:
         """
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         if self.place == "device" or (self.place == "memory" and self.device.type == "cpu"):
-            positions = torch.from_numpy(self._position[order]).to(self.device)
+            positions = torch.from_numpy(self._position[order])
+            if self.px:  # sections are found by the host
+                positions = positions.to(self.device)
             yield from (self._pixels[part] for part in positions.split(batch_size) if len(part))
             return
         with ThreadPoolExecutor(1) as ahead:
@@ -81,21 +96,24 @@ class Bank:
 
     def mean_and_std(self, ids: np.ndarray) -> tuple[Channels, Channels]:
         """Mean and standard deviation of pixels in 0..1, over 64 to 512 evenly spaced `ids`, to 4 digits."""
-        n = min(512, max(64, STATISTICS_PIXELS // self.px**2))
+        n = min(512, max(64, STATISTICS_PIXELS // self.px**2)) if self.px else 64
         order = ids[np.linspace(0, len(ids) - 1, min(n, len(ids))).astype(int)]
-        total, square = np.zeros(3), np.zeros(3)
-        for batch in self.batches(order, 16):
-            pixels = batch.reshape(-1, 3).double() / 255
-            total += pixels.sum(0).cpu().numpy()
-            square += pixels.square().sum(0).cpu().numpy()
-        mean = total / (len(order) * self.px**2)
-        variance = square / (len(order) * self.px**2) - mean**2
+        # How often every level occurs in each channel: exact, and small for pictures of any size.
+        counts = np.zeros((3, 256))
+        for batch in self.batches(order, 16 if self.px else 1):
+            for channel, values in enumerate(batch.view(-1, 3).unbind(1)):
+                counts[channel] += torch.bincount(values, minlength=256).cpu().numpy()
+        levels = np.arange(256) / 255
+        shares = counts / counts.sum(1, keepdims=True)
+        mean = shares @ levels
+        variance = shares @ levels**2 - mean**2
         std = np.sqrt(np.maximum(variance, 1e-4))  # tiles of one flat colour still have a divisor
         return _channels(mean), _channels(std)
 
     def _choose_place(self) -> Place:
-        decoded = len(self.ids) * self.px**2 * 3
-        if self.device.type == "cuda" and decoded <= RESIDENT_SHARE * free_bytes(self.device):
+        decoded = 3 * int(self.index.size_at(self.magnification, self.ids).prod(1).sum())
+        share = RESIDENT_SHARE if self.px else SECTIONS_SHARE
+        if self.device.type == "cuda" and decoded <= share * free_bytes(self.device):
             return "device"
         room = RESIDENT_SHARE * free_bytes(torch.device("cpu"))
         if decoded <= room:
@@ -112,6 +130,10 @@ class Bank:
 
     def _load_pixels(self) -> None:
         device = self.device if self.place == "device" else torch.device("cpu")
+        if not self.px:
+            read = [self._read_slide(slide, ids) for slide, ids in self._by_slide()]
+            self._pixels = Ragged([torch.from_numpy(p).to(device) for pictures in read for p in pictures])
+            return
         self._pixels = torch.empty((len(self.ids), self.px, self.px, 3), dtype=torch.uint8, device=device)
         end = 0
         for slide, ids in self._by_slide():
@@ -119,10 +141,12 @@ class Bank:
             self._pixels[end : end + len(ids)] = torch.from_numpy(pictures)
             end += len(ids)
 
-    def _read_slide(self, slide: int, ids: np.ndarray) -> np.ndarray:
+    def _read_slide(self, slide: int, ids: np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
         # A whole slide in one read, rows chosen afterwards: h5py picks rows a hundred times slower.
         rows = self.index.row[ids]
         with TileFile(self.index.path(slide)) as file:
+            if not self.px:
+                return list(self._workers.map(lambda row: file.read(self.magnification, int(row)), rows))
             if not file.is_jpeg(self.magnification):
                 pictures = file.read_all(self.magnification)
                 return pictures if len(pictures) == len(rows) else pictures[rows]

@@ -14,10 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from lowmag.errors import UserError
-from lowmag.magnification import name_of
+from lowmag.magnification import factor_between, name_of
 from lowmag.store import FLAGS, NO_LABEL, TileFile
 
 BAD_TILE = FLAGS["read_error"]  # the only flag that keeps a tile from training
+COLUMNS = ("label", "flags", "coords", "size")
+EVERY = slice(None)
 
 
 class Slide(Protocol):
@@ -33,11 +35,12 @@ class Slide(Protocol):
 
 @dataclass(frozen=True)
 class TileIndex:
-    """Every tile of some slides, N in all; a tile's id is its place here.
+    """Every tile, or section (`unit`), of some slides, N in all; a tile's id is its place here.
 
-    `counts` are the tiles of each slide, `tile_px` their edge by magnification. `slide` (N,) points into
-    `slides`, `row` (N,) is the row in the slide's file, `labels` (N,) the class or -1, `coords` (N, 2)
-    level-0 x and y. `identity` changes with the files.
+    `counts` are the tiles of each slide, `tile_px` their edge by magnification (0: sections, of any size).
+    `slide` (N,) points into `slides`, `row` (N,) is the row in the slide's file, `labels` (N,) the class or
+    -1, `coords` (N, 2) level-0 x and y, `size` (N, 2) width and height in pixels at the highest
+    magnification. `identity` changes with the files.
     """
 
     folder: Path
@@ -48,7 +51,9 @@ class TileIndex:
     labels: np.ndarray
     flags: np.ndarray
     coords: np.ndarray
+    size: np.ndarray
     tile_px: dict[float, int]
+    unit: str
     identity: str
 
     @property
@@ -60,6 +65,10 @@ class TileIndex:
     def usable(self) -> np.ndarray:
         """Whether a tile is not flagged bad, (N,)."""
         return (self.flags & BAD_TILE) == 0
+
+    def size_at(self, magnification: float, ids: np.ndarray | slice = EVERY) -> np.ndarray:
+        """Width and height in pixels at a magnification, (n, 2)."""
+        return self.size[ids] // factor_between(max(self.tile_px), magnification)
 
     def path(self, slide: int) -> Path:
         """The file of a slide."""
@@ -77,17 +86,22 @@ class TileIndex:
 def index_tiles(folder: Path, slides: Sequence[Slide], classes: Sequence[str]) -> TileIndex:
     """The tiles of `slides` in their order; a tile's own label goes before its slide's.
 
-    Raises UserError for a missing or incomplete file, a label that is not among `classes`, sections, or
-    tiles that were made in different ways.
+    Raises UserError for a missing or incomplete file, a label that is not among `classes`, or tiles that
+    were made in different ways.
     """
-    columns = [np.zeros(0, np.int64)], [np.zeros(0, np.uint16)], [np.zeros((0, 2), np.int64)]
+    columns = (
+        [np.zeros(0, np.int64)],
+        [np.zeros(0, np.uint16)],
+        [np.zeros((0, 2), np.int64)],
+        [np.zeros((0, 2), np.int64)],
+    )
     digest = hashlib.sha256()
     counts: list[int] = []
     tile_px: dict[float, int] = {}
     made = _Made()
     for slide in slides:
         with TileFile(folder / f"{slide.slide_id}.h5") as file:
-            stored = [file.column(name) for name in ("label", "flags", "coords")]
+            stored = [file.column(name) for name in COLUMNS]
             attributes = {k: str(v) for k, v in file.attributes.items()}
             found_px = {m: file.tile_px(m) for m in file.magnifications}
             made.check(file)
@@ -100,7 +114,7 @@ def index_tiles(folder: Path, slides: Sequence[Slide], classes: Sequence[str]) -
         stored[0] = _labels(stored[0].astype(np.int64), slide, classes)
         for column, values in zip(columns, stored, strict=True):
             column.append(values)
-    labels, flags, coords = (np.concatenate(column) for column in columns)
+    labels, flags, coords, size = (np.concatenate(column) for column in columns)
     return TileIndex(
         folder=folder,
         slides=list(slides),
@@ -110,7 +124,9 @@ def index_tiles(folder: Path, slides: Sequence[Slide], classes: Sequence[str]) -
         labels=labels,
         flags=flags,
         coords=coords,
+        size=size,
         tile_px=tile_px,
+        unit=made.unit,
         identity=digest.hexdigest(),
     )
 
@@ -136,14 +152,16 @@ class _Made:
     def __init__(self) -> None:
         self._first: dict[str, tuple[str, str]] = {}
 
+    @property
+    def unit(self) -> str:
+        """`tile` or `section`."""
+        return self._first.get("tiles.unit", ("", "tile"))[1]
+
     def check(self, file: TileFile) -> None:
         """Raise UserError for a file that does not go with those before it."""
-        if file.unit != "tile":
-            raise UserError(
-                f"{file.path} holds {file.unit}s; training takes tiles only: set tiles.unit: tile and rerun"
-            )
         found = file.attributes
         of_file = {
+            "tiles.unit": file.unit,
             "tiles.lowres": str(found.get("lowres_source", "derived")),
             "tiles.icc": "" if file.icc == "absent" else file.icc,  # nothing to keep or convert
             "tiles.field_um": f"{found['field_um']:g}" if "field_um" in found else "",

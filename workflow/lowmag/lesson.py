@@ -113,6 +113,8 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     rows = read_splits(job.splits)
     index = index_tiles(job.tiles, [row for row in rows if row.split == "train"], job.classes)
     held_out = index_tiles(job.tiles, [row for row in rows if row.split == "val"], job.classes)
+    if index.unit == "section":
+        raise UserError(f"{job.tiles} holds sections; training takes tiles only: set tiles.unit: tile")
     pool = choose_pool(
         index, job.classes, share=task.unlabelled, seed=job.seed, student=task.role == "student"
     )
