@@ -59,6 +59,15 @@ def complaint(content: dict) -> str:
         ({"methods": {"a/b": {"cross_entropy": 1}}}, "method name 'a/b': use letters"),
         ({"methods": {"none": {}}}, "a method needs at least one loss term"),
         ({"methods": {"x": {"entropy": 1}}}, "methods.x.entropy: unknown key"),
+        (
+            {"methods": {"x": {"cross_entropy": 1, "training": {"epochs": 0}}}},
+            "methods.x.training: epochs: Input should be greater than or equal to 1, found 0",
+        ),
+        ({"methods": {"x": {"cross_entropy": 1, "training": {"seeds": [1]}}}}, "seeds: unknown key"),
+        (
+            {"methods": {"x": {"cross_entropy": 1, "training": {"initial": "teacher", "model": "resnet18"}}}},
+            "method x begins with the teacher's weights, so teacher.model (resnet10gn)",
+        ),
         ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
         ({"students": {"model": "resnet18"}}, "must be the same network"),
         ({"students": {"batch_size": 6, "accumulate": 4}}, "not a whole multiple of accumulate 4"),
@@ -184,9 +193,39 @@ def test_targets_hold_earlier_attention_only_where_a_method_asks_for_it():
 
 
 def test_a_run_of_a_student_does_not_depend_on_the_grid():
-    one = parse_config({"students": {"seeds": [0]}}).student_training()
-    other = parse_config({"students": {"seeds": [0, 1], "unlabelled": [0, 25]}}).student_training()
-    assert one == other
+    one = parse_config({"students": {"seeds": [0]}}).student_training("labels-only")
+    other = parse_config({"students": {"seeds": [0, 1], "unlabelled": [0, 25]}})
+    assert one == other.student_training("labels-only")
+
+
+OWN = {"cross_entropy": 1, "training": {"stride": 8, "initial": "teacher", "augment": {"stain": 0.3}}}
+
+
+def test_a_method_may_be_trained_in_its_own_way():
+    """What it says holds for it alone, and what it does not say is that of `students`."""
+    students = {"epochs": 7, "augment": {"contrast": 0}}
+    config = parse_config({"methods": {"own": OWN, "plain": {"cross_entropy": 1}}, "students": students})
+    common = StudentTraining.model_validate(students)
+    assert config.student_training("plain") == common
+    training = config.student_training("own")
+    assert (training.stride, training.initial, training.epochs) == (8, "teacher", 7)
+    assert (training.augment.stain, training.augment.contrast) == (0.3, 0)
+    assert list(config.methods["own"].terms) == ["cross_entropy"]
+
+
+def test_targets_of_another_grid_are_written_for_methods_that_compare_maps():
+    own = {"features": 1, "training": {"stride": 16}}
+    early = {"attention": {"stage": -2}, **own}
+    config = parse_config({"methods": {"own": own, "early": early, "plain": {"features": 1}}})
+    options = config.target_options()
+    usual = {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1}
+    assert options.grids == usual | {"5x-16": 16, "2.5x-8": 8, "1.25x-4": 4, "0.625x-2": 2}
+    assert options.earlier["inside-2"] == {"5x-16": 32, "2.5x-8": 16, "1.25x-4": 8, "0.625x-2": 4}
+    assert config.targets_name("own", 1.25) == "1.25x-4"
+    assert config.targets_name("plain", 1.25) == "1.25x"
+    of_labels = parse_config({"methods": {"own": {"soft_labels": 1, "training": {"stride": 16}}}})
+    assert of_labels.targets_name("own", 1.25) == "1.25x"
+    assert of_labels.target_options().grids == usual
 
 
 @pytest.mark.parametrize(
@@ -197,6 +236,9 @@ def test_a_run_of_a_student_does_not_depend_on_the_grid():
         {"methods": {"mine": {"cross_entropy": 0}}},
         {"methods": {"mine": {"cross_entropy": "much"}}},
         {"methods": {"mine": {"entropy": 1}}},
+        {"methods": {"mine": {"cross_entropy": 1, "training": {"stride": 8, "augment": {"stain": 0}}}}},
+        {"methods": {"mine": {"cross_entropy": 1, "training": {"stride": 9}}}},
+        {"methods": {"mine": {"cross_entropy": 1, "training": {"seeds": [1]}}}},
         {"tiles": {"field_um": 1024, "students": [2.5]}},
         {"tiles": {"field": 1024}},
         {"splits": {"val": 1}},
@@ -284,7 +326,7 @@ def test_every_setting_of_a_loss_term_stands_in_the_config_file(config_yaml):
         if isinstance(of, dict)
         for key in of
     }
-    for term in config.Method.model_fields:
+    for term in set(config.Method.model_fields) - {"training"}:
         fields = config.Method.model_validate({term: 1}).terms[term]
         settings = {(term, key) for key in type(fields).model_fields}
         assert settings <= shown or term == "cross_entropy"

@@ -19,7 +19,7 @@ from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
-from lowmag.models import build, load_model, prepare, weights_sha256
+from lowmag.models import Network, build, load_model, prepare, weights_sha256
 from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS
 from lowmag.sampling import choose_pool, epoch_order
@@ -29,6 +29,7 @@ from lowmag.study import TargetOptions
 from lowmag.targets import write_targets
 from lowmag.terms import Method
 from lowmag.train import Job, learning_rate
+from lowmag.weight_average import WeightAverage
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
 from torch.nn import functional
@@ -91,6 +92,12 @@ def train_projected(job: Job, options: StudentTraining = QUICK) -> int:
 
 def train_in_parts(job: Job) -> int:
     return train_distilled(job, QUICK.model_copy(update={"accumulate": 2}))
+
+
+def train_averaged(job: Job, options: StudentTraining = QUICK) -> int:
+    options = options.model_copy(update={"ema": 0.8, "initial": "teacher"})
+    job = replace(job, initial=job.tiles.parent / "teacher" / "model.safetensors")
+    return train_distilled(job, options)
 
 
 def train_labelled(job: Job, options: StudentTraining = QUICK) -> int:
@@ -279,7 +286,9 @@ def test_without_clipping_the_gradient_is_taken_as_it_is(cohort: Path, tmp_path:
     assert any(not torch.equal(none[name], near[name]) for name in none)
 
 
-@pytest.mark.parametrize("run", [train_distilled, train_labelled, train_projected, train_in_parts])
+@pytest.mark.parametrize(
+    "run", [train_distilled, train_labelled, train_projected, train_in_parts, train_averaged]
+)
 def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, run) -> None:
     assert run(job_of(cohort, tmp_path / "whole")) == 0
     statuses = [EXIT_UNFINISHED]
@@ -348,6 +357,28 @@ def test_second_trainer_is_refused(cohort: Path, tmp_path: Path) -> None:
         train_labelled(job)
 
 
+def test_the_mean_of_the_weights_is_what_is_kept(cohort: Path, tmp_path: Path, monkeypatch) -> None:
+    """Written by hand: the weights of the beginning and after every step, averaged as the class says."""
+    seen, renew = [], WeightAverage.renew
+
+    def watched(self: WeightAverage, network: Network, step: int) -> None:
+        if step == 1:
+            seen.append({name: v.clone() for name, v in self.network.state_dict().items()})
+        seen.append({name: v.clone() for name, v in network.state_dict().items()})
+        renew(self, network, step)
+
+    monkeypatch.setattr(WeightAverage, "renew", watched)
+    options = QUICK.model_copy(update={"ema": 0.3, "select": "last"})
+    assert train_labelled(job_of(cohort, tmp_path / "run"), options) == 0
+    assert len(seen) == 1 + 2 * 6  # epochs of 24 tiles in batches of 4
+    expected = seen[0]
+    for step, weights in enumerate(seen[1:], 1):
+        kept = min(0.3, (1 + step) / (10 + step))
+        expected = {name: kept * v + (1 - kept) * weights[name] for name, v in expected.items()}
+    for name, value in load_file(tmp_path / "run" / "model.safetensors").items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
 def test_kept_epoch_is_the_best_one(cohort: Path, tmp_path: Path) -> None:
     for select in ("loss", "last"):
         options = QUICK.model_copy(update={"epochs": 3, "select": select, "schedule": "constant"})
@@ -370,6 +401,36 @@ def test_network_that_diverged_in_the_last_step_is_refused(cohort: Path, tmp_pat
     options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "epochs": 1, "batch_size": 24})
     with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1; lower lr"):
         train_labelled(job_of(cohort, tmp_path / "run"), options)
+
+
+def test_a_student_begins_with_the_weights_of_its_teacher(cohort: Path, tmp_path: Path) -> None:
+    teacher = cohort / "teacher" / "model.safetensors"
+    job = job_of(cohort, tmp_path / "run", initial=teacher)
+    options = QUICK.model_copy(update={"initial": "teacher", "stride": 16})  # the weights fit at every stride
+    with locked(job.state):
+        lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
+    weights = load_file(teacher)
+    assert set(weights) == set(lesson.network.state_dict())
+    assert all(torch.equal(weights[name], v) for name, v in lesson.network.state_dict().items())
+
+
+def test_initial_weights_must_be_given_and_fit(cohort: Path, tmp_path: Path) -> None:
+    teacher, job = cohort / "teacher" / "model.safetensors", job_of(cohort, tmp_path / "run")
+    beginning = QUICK.model_copy(update={"initial": "teacher"})
+    with pytest.raises(UserError, match="initial: teacher, and --initial is not given"):
+        train_labelled(job, beginning)
+    with pytest.raises(UserError, match="initial: noise, and --initial is"):
+        train_labelled(replace(job, initial=teacher))
+    other = beginning.model_copy(update={"model": "resnet18"})
+    with pytest.raises(UserError, match=r"do not fit the network: .*must be the same network"):
+        train_labelled(replace(job, initial=teacher), other)
+
+
+def test_logits_fit_a_student_of_any_grid(cohort: Path, tmp_path: Path) -> None:
+    """Stored for 2 x 2 cells, which only terms that compare maps depend on."""
+    method, coarse = Method.model_validate({"soft_labels": 1}), QUICK.model_copy(update={"stride": 16})
+    targets = cohort / "targets" / "2.5x.h5"
+    assert train.train_student(job_of(cohort, tmp_path / "run"), coarse, method, targets, 0) == 0
 
 
 def test_no_validation_tiles_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def add_commands(commands) -> None:
     )
     parser.add_argument("--unlabelled", type=int, default=0, help="per cent of the unlabelled slides used")
     parser.add_argument("--targets", type=Path, help="HDF5 of the teacher's targets at this magnification")
+    parser.add_argument(
+        "--initial", type=Path, help="model.safetensors that training begins with (options initial: teacher)"
+    )
     _training_arguments(parser, "students")
 
     parser = add_command(
@@ -74,6 +77,7 @@ def _job(args: argparse.Namespace):
         budget_minutes=args.budget,
         checkpoint_minutes=args.checkpoint_minutes,
         threads=args.threads,
+        initial=getattr(args, "initial", None),
     )
 
 

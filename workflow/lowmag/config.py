@@ -121,10 +121,21 @@ class Config(Section):
         return {k: v for k, v in methods.items() if v is not None} if isinstance(methods, dict) else methods
 
     @model_validator(mode="after")
+    def _training_of_methods(self) -> "Config":
+        for name in self.methods:
+            try:
+                self.student_training(name)
+            except ValidationError as error:
+                problems = "; ".join(_line(problem).strip() for problem in error.errors())
+                raise ValueError(f"methods.{name}.training: {problems}") from error
+        return self
+
+    @model_validator(mode="after")
     def _classes_in_order(self) -> "Config":
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: a name is given twice in {self.classes}")
-        by_grade = self.ordinal or "kappa" in (self.teacher.select, self.students.select)
+        selects = {self.teacher.select, *(self.student_training(name).select for name in self.methods)}
+        by_grade = self.ordinal or "kappa" in selects
         if by_grade and not self.classes:
             raise ValueError(
                 "ordinal, and select: kappa, need the classes in order: set classes, as [benign, low, high]"
@@ -141,33 +152,42 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _same_network(self) -> "Config":
-        compared = [name for name, method in self.methods.items() if method.needs_same_network]
-        if compared and self.teacher.model != self.students.model:
-            raise ValueError(
-                f"methods {', '.join(compared)} compare channel by channel, so teacher.model "
-                f"({self.teacher.model}) and students.model ({self.students.model}) must be the same network"
-            )
+        for name, method in self.methods.items():
+            training = self.student_training(name)
+            if training.model == self.teacher.model:
+                continue
+            of_both = f"teacher.model ({self.teacher.model}) and students.model ({training.model})"
+            if method.needs_same_network:
+                raise ValueError(
+                    f"method {name} compares channel by channel, so {of_both} must be the same network"
+                )
+            if training.initial == "teacher":
+                raise ValueError(
+                    f"method {name} begins with the teacher's weights, so {of_both} must be the same network"
+                )
         return self
 
     @model_validator(mode="after")
     def _exact_accumulation(self) -> "Config":
         for name, method in self.methods.items():
-            if problem := method.accumulation_problem(self.students.accumulate):
+            if problem := method.accumulation_problem(self.student_training(name).accumulate):
                 raise ValueError(f"students.accumulate: method {name}: {problem}")
         return self
 
     def size_problem(self) -> str | None:
         """Why tiles of this size cannot be trained on, or None; for pictures once theirs is known."""
         lowest = self.tiles.magnifications[-1]
-        if grid_cells(self.students, self.tiles.tile_px(lowest)) < 1:
-            return (
-                f"a tile at {name_of(lowest)} is smaller than one cell of {self.students.model}: "
-                "enlarge tiles.field_um, or leave the magnification out"
-            )
-        seen = self.tiles.teacher if self.students.input == "upsampled" else lowest
+        of_students = [self.student_training(name) for name in self.methods]
+        for training in of_students:
+            if grid_cells(training, self.tiles.tile_px(lowest)) < 1:
+                return (
+                    f"a tile at {name_of(lowest)} is smaller than one cell of {training.model}: "
+                    "enlarge tiles.field_um, or leave the magnification out"
+                )
+        seen = [self.tiles.teacher if training.input == "upsampled" else lowest for training in of_students]
         for section, training, magnification in (
             ("teacher", self.teacher, self.tiles.teacher),
-            ("students", self.students, seen),
+            *(("students", training, px) for training, px in zip(of_students, seen, strict=True)),
         ):
             cells = grid_cells(training, self.tiles.tile_px(magnification))
             if cells == 1 and training.normalises_one_tile:
@@ -191,30 +211,44 @@ class Config(Section):
             evaluation=self.evaluation,
         )
 
-    def student_training(self) -> StudentTraining:
-        """The part of `students` that one run depends on."""
-        return StudentTraining.model_validate(self.students.model_dump(exclude={"seeds", "unlabelled"}))
+    def student_training(self, method: str) -> StudentTraining:
+        """How the students of a method are trained: `students`, and what the method says otherwise."""
+        common = self.students.model_dump(exclude={"seeds", "unlabelled"})
+        own = dict(self.methods[method].training)
+        if isinstance(own.get("augment"), dict):
+            own["augment"] = common["augment"] | own["augment"]
+        return StudentTraining.model_validate(common | own)
+
+    def targets_name(self, method: str, magnification: float) -> str:
+        """Name of the targets of a method's students: 1.25x; 1.25x-4 on a grid of its own, of 4 cells."""
+        name, usual = name_of(magnification), self._cells(self.students, magnification)
+        cells = self._cells(self.student_training(method), magnification)
+        return name if cells == usual or not self.methods[method].reads_maps else f"{name}-{cells}"
+
+    def _cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
+        seen = self.tiles.teacher if training.input == "upsampled" else magnification
+        return grid_cells(training, self.tiles.tile_px(seen), stage)
 
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""
-        upsampled = self.students.input == "upsampled"
-
-        def grids(stage: int) -> dict[str, int]:
-            px = {m: self.tiles.tile_px(self.tiles.teacher if upsampled else m) for m in self.tiles.students}
-            return {name_of(m): grid_cells(self.students, px[m], stage) for m in self.tiles.students}
-
+        grids = {name_of(m): self._cells(self.students, m) for m in self.tiles.students}
+        earlier: dict[str, dict[str, int]] = {}
+        for method, terms in self.methods.items():
+            training = self.student_training(method)
+            for magnification in self.tiles.students:
+                name = self.targets_name(method, magnification)
+                grids[name] = grids.get(name) or self._cells(training, magnification)
+                if (term := terms.attention) and term.stage != LAST_STAGE:
+                    cells = self._cells(training, magnification, term.stage)
+                    earlier.setdefault(term.form, {})[name] = cells
         # Every form, whatever the methods: one more or less of them then retrains no other. But for earlier
         # stages, which are costly and hardly ever asked for.
         return TargetOptions.model_validate(
             {
-                "grids": grids(LAST_STAGE),
+                "grids": grids,
                 "resizes": ["area", "bicubic", "maxpool"],
                 "attention": ["inside", "outside"],
-                "earlier": {
-                    term.form: grids(term.stage)
-                    for method in self.methods.values()
-                    if (term := method.attention) and term.stage != LAST_STAGE
-                },
+                "earlier": earlier,
             }
         )
 

@@ -19,7 +19,7 @@ from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import mpp_of
-from lowmag.models import ModelSpec, Network, build
+from lowmag.models import ModelSpec, Network, begin_from, build
 from lowmag.optimizer import Adam
 from lowmag.projectors import build_projectors
 from lowmag.recipe import StudentTraining, grid_cells
@@ -27,6 +27,7 @@ from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
 from lowmag.terms import ATTENTION, LAST_STAGE, Method
+from lowmag.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ class Job:
     seed: int
     out: Path
     state: Path
+    initial: Path | None = None  # a model file whose weights a student begins with
     budget_minutes: float = float("inf")
     checkpoint_minutes: float = 5.0
     threads: int = 2
@@ -74,6 +76,12 @@ class Lesson:
     bank: Bank
     validation: Bank
     targets: Targets | None
+    average: WeightAverage | None = None
+
+    @property
+    def judged(self) -> Network:
+        """What is validated and kept: the network, or the mean of its weights over the last steps."""
+        return self.average.network if self.average else self.network
 
     @property
     def options(self) -> StudentTraining:
@@ -128,9 +136,12 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     # Teacher and student must not begin with the same weights: that would make their maps alike for nothing.
     torch.manual_seed(2 * job.seed + (task.role == "student"))
     network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
+    if initial := _initial(task):
+        begin_from(network, initial)
     if targets is not None:
         channels = network.head.in_features if task.method.needs_same_network else None
-        targets.check(index, spec, grid_cells(options, spec.network_px), channels)
+        cells = grid_cells(options, spec.network_px) if task.method.reads_maps else None
+        targets.check(index, spec, cells, channels)
         _check_earlier(targets, task, spec)
     # After the network, whose first weights are so the same with every method.
     projectors = _projectors(task, network, targets).to(device)
@@ -147,6 +158,7 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
         bank=bank,
         validation=validation,
         targets=targets,
+        average=WeightAverage(network, options.ema) if options.ema else None,
     )
 
 
@@ -200,6 +212,16 @@ def _validation_ids(index: TileIndex, classes: Sequence[str]) -> np.ndarray:
         names = ", ".join(classes[k] for k in missing)
         logger.warning("no validation tile of class %s: epochs are chosen on the other classes", names)
     return ids
+
+
+def _initial(task: Task) -> Path | None:
+    initial = task.job.initial
+    if (task.options.initial == "teacher") != (initial is not None):
+        raise UserError(
+            f"options say initial: {task.options.initial}, and --initial is {initial or 'not given'}; "
+            "give the teacher's model.safetensors, or set initial: noise"
+        )
+    return initial
 
 
 def _open_targets(task: Task, device: torch.device) -> Targets | None:
@@ -271,6 +293,7 @@ def _digest(task: Task, index: TileIndex, held_out: TileIndex, targets: Targets 
             "splits": file_sha256(job.splits),
             "tiles": [index.identity, held_out.identity],
             "teacher": targets.teacher_sha256 if targets else None,
+            "initial": file_sha256(job.initial) if job.initial else None,
             "code": code_fingerprint("train"),
         }
     )

@@ -232,6 +232,17 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
     return network.eval(), spec
 
 
+def begin_from(network: Network, path: Path) -> None:
+    """Put the weights of a model file, head included, into a network of the same kind; stride may differ.
+
+    Raises UserError when they do not fit.
+    """
+    read_spec(path)
+    weights = load_file(path)
+    _check_fit(weights, network.state_dict(), path, "teacher and student must be the same network")
+    network.load_state_dict(weights)
+
+
 def read_spec(path: Path) -> ModelSpec:
     """The spec of a model file, without reading its weights; UserError when it is not one of ours."""
     cure = "give a model.safetensors that `lowmag teacher` or `lowmag student` wrote"

@@ -13,6 +13,7 @@ from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
+from lowmag.recipe import StudentTraining
 from lowmag.record import size_of
 from lowmag.sections import NONE, SLIDE, Tissue
 from lowmag.slides import SlideRow
@@ -50,7 +51,10 @@ class Plan:
             )
         for key, file in (
             ("teacher.weights", self.config.teacher.weights),
-            ("students.weights", self.config.students.weights),
+            *(
+                (f"students.weights, method {name}", self._training(name).weights)
+                for name in self.config.methods
+            ),
             ("tissue.model", self.config.tissue.model),
         ):
             if file and not Path(file).is_file():
@@ -186,9 +190,28 @@ class Plan:
         """The section tissue as the sheet has it for a slide, as JSON."""
         return _compact(self.slides[slide].tissue.model_dump())
 
-    def student_options(self) -> str:
-        """The part of `students` that one run depends on, as JSON."""
-        return _compact(self.config.student_training().model_dump())
+    def student_options(self, method: str) -> str:
+        """How the students of a method are trained, as JSON."""
+        return _compact(self._training(method).model_dump())
+
+    def student_weights(self, method: str) -> str:
+        """Digest of the file of a method's initial weights; empty where there is none."""
+        return _digest(self._training(method).weights)
+
+    def begins_with_teacher(self, method: str) -> bool:
+        """Whether the students of a method begin with the teacher's weights."""
+        return self._training(method).initial == "teacher"
+
+    def _training(self, method: str) -> StudentTraining:
+        return self.config.student_training(method)
+
+    def targets_file(self, method: str, magnification: float, seed: int | str) -> str:
+        """Path below `outdir` of the targets of a method's students."""
+        return f"targets/seed{seed}/{self.config.targets_name(method, magnification)}.h5"
+
+    def targets_names(self) -> list[str]:
+        """Names of the targets of a seed, one per grid that students see."""
+        return list(self.config.target_options().grids)
 
     def target_options(self) -> str:
         """What the teacher has to say, as JSON."""
@@ -200,7 +223,7 @@ class Plan:
 
     def method(self, name: str) -> str:
         """The loss terms of a method as JSON."""
-        return _compact(self.config.methods[name].model_dump(exclude_none=True))
+        return _compact(self.config.methods[name].model_dump(exclude={"training"}, exclude_none=True))
 
     def needs_teacher(self, method: str) -> bool:
         """Whether a method compares with the teacher."""
@@ -219,9 +242,9 @@ class Plan:
         path = self.slides[slide].path
         return 0 if self.is_demo or not path.exists() else size_of(path)
 
-    def weights(self, section: str) -> str:
-        """Digest of the file of initial weights of `teacher` or `students`; empty where there is none."""
-        return _digest(getattr(self.config, section).weights)
+    def teacher_weights(self) -> str:
+        """Digest of the file of the teacher's initial weights; empty where there is none."""
+        return _digest(self.config.teacher.weights)
 
     @cached_property
     def tissue_model(self) -> str:

@@ -65,6 +65,13 @@ class Training(Architecture):
         default="balanced_accuracy",
         description="what chooses the epoch on validation tiles; last takes the final one",
     )
+    ema: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="running mean of the weights, validated and kept in their place: share of its past "
+        "that it keeps per step; 0: none",
+    )
     augment: Augment = Field(default=Augment(), description="what a tile may look like")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, else float32"
@@ -99,6 +106,16 @@ class StudentTraining(Training):
     input: Literal["native", "upsampled"] = Field(
         default="native", description="upsampled: back to the teacher's size (del Amor)"
     )
+    initial: Literal["noise", "teacher"] = Field(
+        default="noise",
+        description="weights that training begins with; teacher: those of the seed's teacher, head included",
+    )
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "StudentTraining":
+        if self.initial == "teacher" and self.weights:
+            raise ValueError("initial: teacher and weights both say where to begin: set weights: null")
+        return self
 
 
 class Students(StudentTraining):

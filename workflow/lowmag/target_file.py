@@ -75,16 +75,16 @@ class Targets:
         """Channels of the teacher's map; None when no features are read."""
         return next((a.shape[2] for name, a in self._arrays.items() if name.startswith(FEATURES)), None)
 
-    def check(self, index: TileIndex, spec: ModelSpec, cells: int, channels: int | None) -> None:
+    def check(self, index: TileIndex, spec: ModelSpec, cells: int | None, channels: int | None) -> None:
         """Raise UserError when the targets are not those of these tiles, classes, magnification or maps.
 
-        `channels` None: any number of them will do.
+        `cells` and `channels` None: any number of them will do.
         """
         slides = [(s.slide_id, int(n)) for s, n in zip(index.slides, index.counts, strict=True)]
         expected = {
             "classes": list(spec.classes),
             "magnification": spec.magnification,
-            "grid": cells,
+            "grid": cells or int(self.attributes["grid"]),
             "channels": channels or self.channels,
             "slides and tiles": slides,
         }

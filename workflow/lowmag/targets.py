@@ -142,7 +142,7 @@ def _store_head(file: h5py.File, network: Network) -> None:
 def _finish(file: h5py.File, name: str, spec: ModelSpec, options: TargetOptions, teacher_sha256: str) -> None:
     file.attrs.update(
         {
-            "magnification": float(name.removesuffix("x")),
+            "magnification": float(name.split("x")[0]),  # of 1.25x or 1.25x-4
             "grid": options.grids[name],
             "classes": list(spec.classes),
             "views": options.views,

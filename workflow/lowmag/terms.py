@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from lowmag.recipe import Augment, StudentTraining
 from lowmag.sections import Section
 
 Relu = Literal["inside", "outside"]
@@ -250,7 +251,12 @@ class Cosine(Term):
 
 
 def _allow_bare_weights(schema: dict[str, Any]) -> None:
-    for term in schema["properties"].values():
+    for name, term in schema["properties"].items():
+        if name == "training":
+            keys = StudentTraining.model_json_schema()["properties"]
+            keys["augment"] = Augment.model_json_schema()  # in place of a reference
+            term.update({"properties": keys, "additionalProperties": False})
+            continue
         term["anyOf"].insert(0, {"type": "number", "exclusiveMinimum": 0, "description": "weight"})
 
 
@@ -259,6 +265,10 @@ class Method(Section):
 
     model_config = ConfigDict(json_schema_extra=_allow_bare_weights)
 
+    training: dict[str, Any] = Field(
+        default={},
+        description="keys of `students` that hold for this method alone, as {stride: 8}",
+    )
     cross_entropy: CrossEntropy | None = None
     soft_labels: SoftLabels | None = None
     features: Features | None = None
@@ -286,12 +296,19 @@ class Method(Section):
     @property
     def terms(self) -> dict[str, Term]:
         """The terms in use by name."""
-        return {name: term for name in type(self).model_fields if (term := getattr(self, name)) is not None}
+        return {
+            name: term for name in type(self).model_fields if isinstance(term := getattr(self, name), Term)
+        }
 
     @property
     def reads(self) -> list[str]:
         """Datasets of the targets file that its terms compare with, each once."""
         return list(dict.fromkeys(name for term in self.terms.values() for name in term.reads))
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether any term compares maps, so that the targets must be on the student's grid."""
+        return any(name.startswith((FEATURES, ATTENTION)) for name in self.reads)
 
     @property
     def needs_teacher(self) -> bool:

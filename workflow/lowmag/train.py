@@ -130,7 +130,7 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     if meter.n_steps and stop.asked(progress.validation_seconds):
         return False
     began = time.monotonic()
-    figures = validate(lesson.network, lesson.spec, lesson.validation, options.precision, stop.signalled)
+    figures = validate(lesson.judged, lesson.spec, lesson.validation, options.precision, stop.signalled)
     if figures is None:
         return False
     if not math.isfinite(figures["val_loss"]):
@@ -152,6 +152,8 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Tensor], l
     if options.clip is not None:
         clip_grad_norm_(lesson.optimizer.parameters, options.clip)
     lesson.optimizer.step(lr)
+    if lesson.average:
+        lesson.average.renew(lesson.network, lesson.optimizer.n_steps)
     return losses
 
 
@@ -226,7 +228,7 @@ def _end_epoch(lesson: Lesson, progress: Progress, figures: dict[str, float], me
     reached = score(figures, lesson.options.select)
     if reached >= progress.best_score:  # of equal epochs the later one
         progress.best_score, progress.best_epoch = reached, epoch
-        progress.best = {k: v.detach().clone() for k, v in lesson.network.state_dict().items()}
+        progress.best = {k: v.detach().clone() for k, v in lesson.judged.state_dict().items()}
     done, n_steps = epoch * lesson.steps, lesson.options.epochs * lesson.steps
     shown = {"lr": learning_rate(lesson.options, done - 1, n_steps), **_means(lesson, progress), **figures}
     meter.log(f"epoch {epoch}/{lesson.options.epochs}", shown)
@@ -263,6 +265,8 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     lesson.network.load_state_dict(state["network"])
     lesson.projectors.load_state_dict(state["projectors"])
     lesson.optimizer.load_state_dict(state["optimizer"])
+    if lesson.average:
+        lesson.average.load_state_dict(state["average"])
     torch.set_rng_state(state["random"])
     for name, value in state["progress"].items():
         setattr(progress, name, value)
@@ -279,6 +283,7 @@ def _state(lesson: Lesson, progress: Progress) -> dict[str, Any]:
         "network": lesson.network.state_dict(),
         "projectors": lesson.projectors.state_dict(),
         "optimizer": lesson.optimizer.state_dict(),
+        "average": lesson.average.state_dict() if lesson.average else {},
         "random": torch.get_rng_state(),
         "progress": kept,
     }
@@ -286,8 +291,8 @@ def _state(lesson: Lesson, progress: Progress) -> dict[str, Any]:
 
 def _write_outputs(lesson: Lesson, progress: Progress) -> None:
     out = lesson.task.job.out
-    lesson.network.load_state_dict(progress.best)
-    save_model(out / "model.safetensors", lesson.network, lesson.spec)
+    lesson.judged.load_state_dict(progress.best)
+    save_model(out / "model.safetensors", lesson.judged, lesson.spec)
     write_metrics(out / "metrics.csv", progress.history)
     write_run(
         out / "run.json",

@@ -181,7 +181,26 @@ def method_terms(wildcards):
 def student_targets(wildcards):
     if not plan.needs_teacher(wildcards.method):
         return []
-    return f"{OUT}/targets/seed{wildcards.seed}/{wildcards.magnification}.h5"
+    magnification = float(magnification_number(wildcards))
+    return f"{OUT}/{plan.targets_file(wildcards.method, magnification, wildcards.seed)}"
+
+
+def student_initial(wildcards):
+    if not plan.begins_with_teacher(wildcards.method):
+        return []
+    return f"{OUT}/teacher/seed{wildcards.seed}/model.safetensors"
+
+
+def initial_flag(wildcards, input):
+    return f"--initial {shlex.quote(str(input.initial))}" if input.initial else ""
+
+
+def student_options(wildcards):
+    return plan.student_options(wildcards.method)
+
+
+def student_weights(wildcards):
+    return plan.student_weights(wildcards.method)
 
 
 def targets_flag(wildcards, input):

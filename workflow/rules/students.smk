@@ -3,6 +3,7 @@ rule student:
         splits=f"{OUT}/splits.csv",
         tiles=every_tile_file(),
         targets=student_targets,
+        initial=student_initial,
     output:
         model=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/model.safetensors",
         metrics=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/metrics.csv",
@@ -24,11 +25,12 @@ rule student:
         magnification=magnification_number,
         method=method_terms,
         targets=targets_flag,
-        options=plan.student_options(),
-        weights=plan.weights("students"),
+        initial=initial_flag,
+        options=student_options,
+        weights=student_weights,
         code=plan.code("train"),
     shell:
-        "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets}"
+        "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets} {params.initial}"
         " --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
         " --state {params.state:q} --budget {resources.runtime} --threads {threads}"

@@ -24,7 +24,7 @@ rule teacher:
         classes=json.dumps(CLASSES),
         magnification=plan.config.tiles.teacher,
         options=plan.options("teacher"),
-        weights=plan.weights("teacher"),
+        weights=plan.teacher_weights(),
         code=plan.code("train"),
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
@@ -39,10 +39,7 @@ rule targets:
         splits=f"{OUT}/splits.csv",
         tiles=every_tile_file(),
     output:
-        [
-            f"{OUT}/targets/seed{{seed}}/{magnification}.h5"
-            for magnification in STUDENT_MAGNIFICATIONS
-        ],
+        [f"{OUT}/targets/seed{{seed}}/{name}.h5" for name in plan.targets_names()],
     log:
         f"{OUT}/logs/targets/seed{{seed}}.log",
     priority: 1
