@@ -1,15 +1,11 @@
-"""Checkpoints: what was saved comes back, another run's does not; locks, signals and budgets."""
+"""Checkpoints: what was saved comes back, another run's does not; signals and budgets."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from lowmag.checkpoint import Checkpoint, Stop, digest_of, locked
-from lowmag.errors import UserError
+from lowmag.checkpoint import Checkpoint, Stop, digest_of
 
 
 def state() -> dict:
@@ -65,31 +61,6 @@ def test_due_by_the_interval(tmp_path: Path) -> None:
 def test_digest_ignores_order_and_sees_values() -> None:
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
     assert digest_of({"a": 1, "b": [2]}) != digest_of({"a": 1, "b": [3]})
-
-
-def test_second_trainer_is_refused_and_named(tmp_path: Path) -> None:
-    with locked(tmp_path), pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
-        with locked(tmp_path):
-            pass
-    with locked(tmp_path):
-        pass
-
-
-def test_lock_ends_with_the_process(tmp_path: Path) -> None:
-    # Takes the system's lock as a trainer does, without importing torch, and waits to be killed.
-    program = (
-        "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX); print('held'); "
-        "sys.stdout.flush(); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="another trainer"), locked(tmp_path):
-            pass
-        process.kill()
-    with locked(tmp_path):
-        pass
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import torch
 from lowmag import train
-from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
+from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.models import Network, build, load_model, prepare, weights_sha256
 from lowmag.recipe import StudentTraining, Training
+from lowmag.run_lock import locked
 from lowmag.run_record import TIME_COLUMNS
 from lowmag.sampling import choose_pool, epoch_order
 from lowmag.splits import read_splits
@@ -351,10 +353,28 @@ def test_outputs_deleted_after_the_run_are_made_again(cohort: Path, tmp_path: Pa
     assert_same_run(tmp_path / "before", job.out)
 
 
-def test_second_trainer_is_refused(cohort: Path, tmp_path: Path) -> None:
+def test_second_trainer_waits_until_its_time_is_up(cohort: Path, tmp_path: Path) -> None:
+    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
+    with locked(job.state, Stop(1)):
+        assert train_labelled(job) == EXIT_UNFINISHED
+    assert not job.out.exists()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_second_trainer_takes_what_the_first_left(cohort: Path, tmp_path: Path, caplog, whole: bool) -> None:
     job = job_of(cohort, tmp_path / "run")
-    with locked(job.state), pytest.raises(UserError, match="another trainer"):
-        train_labelled(job)
+    with ThreadPoolExecutor(1) as other, locked(job.state, Stop(1)):
+        second = other.submit(train_labelled, job)
+        while "waiting for it" not in caplog.text:
+            time.sleep(0.01)
+        assert train_labelled(replace(job, state=tmp_path / "first-state")) == 0
+        if not whole:
+            (job.out / "model.safetensors").write_bytes(b"half")
+        before = (job.out / "model.safetensors").stat().st_mtime_ns
+    assert second.result() == 0
+    assert ((job.out / "model.safetensors").stat().st_mtime_ns == before) == whole
+    assert load_model(job.out / "model.safetensors")
+    assert json.loads((job.out / "run.json").read_text())["sessions"] == 1
 
 
 def test_the_mean_of_the_weights_is_what_is_kept(cohort: Path, tmp_path: Path, monkeypatch) -> None:

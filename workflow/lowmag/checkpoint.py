@@ -4,7 +4,6 @@ Snakemake deletes the outputs of a job before every attempt, so this file is non
 atomically, belongs to one digest of everything the run depends on, and is removed when the run has finished.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -12,15 +11,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
-from lowmag.errors import UserError
 from lowmag.publish import publishing
 
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
@@ -32,29 +28,6 @@ logger = logging.getLogger(__name__)
 def digest_of(content: dict[str, Any]) -> str:
     """SHA-256 of JSON content, as 64 hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the run folder; raises UserError when another trainer holds it.
-
-    The lock is the system's (flock) and ends with the process, however that ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"another trainer ({file.read().strip()}) is at work in {folder}; wait for it or stop it"
-            ) from error
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s); take care that no second trainer runs", folder, error)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
 
 
 class Stop:

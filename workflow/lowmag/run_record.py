@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -36,6 +37,7 @@ def write_run(path: Path, lesson: Lesson, *, epoch: int, seconds: float, session
     """Write where a model comes from, atomically: options, data, code and machine; no path of the machine."""
     task = lesson.task
     content: dict[str, Any] = {
+        "digest": lesson.digest,
         "role": task.role,
         "options": described_options(task.options),
         "method": {name: term.model_dump() for name, term in task.method.terms.items()},
@@ -63,6 +65,16 @@ def write_run(path: Path, lesson: Lesson, *, epoch: int, seconds: float, session
         "threads": task.job.threads,
     }
     write_json(path, content)
+
+
+def is_written(out: Path, lesson: Lesson) -> bool:
+    """Whether `out` holds the whole of what this very run leaves: same digest, weights as the record says."""
+    try:
+        record = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        same = record["digest"] == lesson.digest and (out / "metrics.csv").is_file()
+        return same and record["weights_sha256"] == weights_sha256(out / "model.safetensors")
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _data(lesson: Lesson) -> dict[str, dict[str, int]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lowmag.augment import apply_colour, apply_views, dihedral
-from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop, locked
+from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
@@ -27,9 +27,11 @@ from lowmag.meter import Meter
 from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import as_unit, normalise, save_model
 from lowmag.recipe import StudentTraining, Training
-from lowmag.run_record import TIME_COLUMNS, write_metrics, write_run
+from lowmag.run_lock import locked
+from lowmag.run_record import TIME_COLUMNS, is_written, write_metrics, write_run
 from lowmag.stages import split
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
+from lowmag.time_limit import minutes_left
 from lowmag.validation import score, validate
 
 __all__ = ["Job", "train_student", "train_teacher"]
@@ -83,8 +85,14 @@ class Places:
 
 def _train(task: Task) -> int:
     job = task.job
-    with Stop(job.budget_minutes) as stop, locked(job.state):
+    with Stop(min(job.budget_minutes, minutes_left())) as stop, locked(job.state, stop) as hold:
+        if not hold.ours:
+            logger.info("%s while waiting", stop.reason)
+            return EXIT_UNFINISHED
         lesson = prepare_lesson(task, pick_device(job.threads))
+        if hold.waited and is_written(job.out, lesson):
+            logger.info("the trainer that was waited for has finished the run")
+            return 0
         checkpoint = Checkpoint(job.state, lesson.digest, job.checkpoint_minutes)
         progress = begin(lesson, checkpoint.load())
         while progress.epoch < lesson.options.epochs:
