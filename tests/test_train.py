@@ -21,7 +21,7 @@ from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.models import Network, build, load_model, prepare, weights_sha256
-from lowmag.recipe import StudentTraining, Training
+from lowmag.recipe import StudentTraining, Teacher, Training
 from lowmag.run_lock import locked
 from lowmag.run_record import TIME_COLUMNS
 from lowmag.sampling import choose_pool, epoch_order
@@ -538,3 +538,19 @@ def test_learning_rate_rises_and_falls() -> None:
 def test_learning_rate_of_the_papers_is_constant() -> None:
     options = Training(lr=1e-3, warmup=0, schedule="constant")
     assert {learning_rate(options, step, 50) for step in range(50)} == {1e-3}
+
+
+def test_a_teacher_that_guesses_stops_the_study(tmp_path: Path) -> None:
+    """It has hardly moved from its first weights; going on with it nevertheless trains nothing again."""
+    make_cohort(tmp_path, Cohort(val=("calm", "busy") * 8, tiles_per_slide=2))
+    options = Teacher(stride=8, epochs=1, batch_size=8, lr=1e-6, warmup=0)
+    job = job_of(tmp_path, tmp_path / "run", magnification=HIGH)
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"not better than chance .*16 patients.*teacher.require: nothing"
+        ):
+            train.train_teacher(job, options)
+        assert not (tmp_path / "run").exists()
+    assert train.train_teacher(job, options.model_copy(update={"require": "nothing"})) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["sessions"] == 3
+    assert [p.name for p in job.state.iterdir()] == ["lock"]

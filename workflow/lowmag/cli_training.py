@@ -60,6 +60,9 @@ def _training_arguments(parser: argparse.ArgumentParser, section: str) -> None:
     )
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write event files below the folder of checkpoints"
+    )
     add_options(parser, section)
 
 
@@ -78,15 +81,16 @@ def _job(args: argparse.Namespace):
         checkpoint_minutes=args.checkpoint_minutes,
         threads=args.threads,
         initial=getattr(args, "initial", None),
+        tensorboard=args.tensorboard,
     )
 
 
 def _teacher(args: argparse.Namespace) -> int:
     from lowmag import train
     from lowmag.config import parse_options
-    from lowmag.recipe import Training
+    from lowmag.recipe import Teacher
 
-    return train.train_teacher(_job(args), parse_options(Training, args.options))
+    return train.train_teacher(_job(args), parse_options(Teacher, args.options))
 
 
 def _student(args: argparse.Namespace) -> int:

@@ -78,6 +78,10 @@ class Config(Section):
     images: str | None = Field(
         default=None, description="path of images.csv (pre-cut pictures); takes the place of slides"
     )
+    tensorboard: bool = Field(
+        default=False,
+        description="write TensorBoard event files below outdir/state; changing it reruns nothing",
+    )
     on_bad_slide: Literal["skip", "fail"] = Field(
         default="skip", description="fail: exit non-zero at the end if a slide was rejected"
     )

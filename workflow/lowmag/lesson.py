@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lowmag.augment import draw_colour, draw_views
 from lowmag.bank import Bank
+from lowmag.board import Board
 from lowmag.checkpoint import digest_of
 from lowmag.device import memory_format
 from lowmag.errors import UserError
@@ -47,11 +48,15 @@ class Job:
     budget_minutes: float = float("inf")
     checkpoint_minutes: float = 5.0
     threads: int = 2
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job and what is trained in it; a teacher is a student of labels alone."""
+    """A job and what is trained in it; a teacher is a student of labels alone.
+
+    `must_beat_chance`: what was trained is not kept unless it is better than chance on validation tiles.
+    """
 
     job: Job
     role: Literal["teacher", "student"]
@@ -59,6 +64,7 @@ class Task:
     method: Method
     targets: Path | None = None
     unlabelled: int = 0
+    must_beat_chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Lesson:
     bank: Bank
     validation: Bank
     targets: Targets | None
+    board: Board
     average: WeightAverage | None = None
 
     @property
@@ -118,6 +125,7 @@ class EpochPlan:
 def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     """The lesson of a task; raises UserError for everything that would stop it later."""
     job, options = task.job, task.options
+    board = Board(job.state if job.tensorboard else None)
     rows = read_splits(job.splits)
     index = index_tiles(job.tiles, [row for row in rows if row.split == "train"], job.classes)
     held_out = index_tiles(job.tiles, [row for row in rows if row.split == "val"], job.classes)
@@ -158,6 +166,7 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
         bank=bank,
         validation=validation,
         targets=targets,
+        board=board,
         average=WeightAverage(network, options.ema) if options.ema else None,
     )
 

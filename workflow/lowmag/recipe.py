@@ -97,7 +97,11 @@ class Training(Architecture):
 
 
 class Teacher(Training):
-    pass
+    require: Literal["better_than_chance", "nothing"] = Field(
+        default="better_than_chance",
+        description="what a teacher must be on validation tiles, or the study stops: better than chance by a "
+        "permutation test of patients, where there are enough of them to tell",
+    )
 
 
 class StudentTraining(Training):

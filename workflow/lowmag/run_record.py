@@ -21,7 +21,7 @@ from lowmag.publish import write_json, write_text
 
 PACKAGES = ("torch", "numpy", "h5py", "simplejpeg", "safetensors")
 # The last columns of metrics.csv: they differ from run to run, everything before is a function of the seed.
-TIME_COLUMNS = ("seconds", "images_per_s", "waiting_share")
+TIME_COLUMNS = ("seconds", "images_per_s", "waiting_share", "memory_gb")
 
 
 def write_metrics(path: Path, history: Sequence[dict[str, float]]) -> None:

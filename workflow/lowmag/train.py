@@ -14,10 +14,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from lowmag import chance
 from lowmag.augment import apply_colour, apply_views, dihedral
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.device import autocast, memory_format, pick_device
@@ -26,17 +28,19 @@ from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_less
 from lowmag.meter import Meter
 from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import as_unit, normalise, save_model
-from lowmag.recipe import StudentTraining, Training
+from lowmag.publish import write_text
+from lowmag.recipe import StudentTraining, Teacher, Training
 from lowmag.run_lock import locked
 from lowmag.run_record import TIME_COLUMNS, is_written, write_metrics, write_run
 from lowmag.stages import split
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.time_limit import minutes_left
-from lowmag.validation import score, validate
+from lowmag.validation import Validated, score, validate
 
 __all__ = ["Job", "train_student", "train_teacher"]
 
 NO_STEP = -1
+NAMED_TILES = 32  # of a batch, in a message
 CURE = "lower lr or clip, or use precision: float32, then run again"
 
 logger = logging.getLogger(__name__)
@@ -45,10 +49,13 @@ logger = logging.getLogger(__name__)
 def train_teacher(job: Job, options: Training) -> int:
     """Exit status: 0 when `job.out` holds model.safetensors, metrics.csv and run.json; 75 to be run again.
 
-    Raises UserError when the data do not allow training, or the loss is no longer a number.
+    Raises UserError when the data do not allow training, when the loss is no longer a number, or when the
+    trained teacher is not what `options.require` says (then its state is kept).
     """
-    options = StudentTraining.model_validate(options.model_dump())
-    return _train(Task(job, "teacher", options, Method(cross_entropy=CrossEntropy())))
+    required = isinstance(options, Teacher) and options.require == "better_than_chance"
+    options = StudentTraining.model_validate(options.model_dump(exclude={"require"}))
+    method = Method(cross_entropy=CrossEntropy())
+    return _train(Task(job, "teacher", options, method, must_beat_chance=required))
 
 
 def train_student(
@@ -73,6 +80,7 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_score: tuple[float, ...] = (-math.inf, -math.inf)
     best_epoch: int = 0
+    decisions: list[Tensor] = field(default_factory=list)  # on validation tiles by epoch, if they are judged
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,13 @@ def _train(task: Task) -> int:
                 checkpoint.save(_state(lesson, progress))
                 logger.info("%s: saved at epoch %d, step %d", stop.reason, progress.epoch + 1, progress.step)
                 return EXIT_UNFINISHED
+        if task.must_beat_chance:
+            checkpoint.save(_state(lesson, progress))  # who goes on nevertheless need not train again
+            chance.refuse_chance(_against_chance(lesson, progress))
         _write_outputs(lesson, progress)
         checkpoint.remove()
+        _epochs_so_far(job).unlink(missing_ok=True)
+        lesson.board.close()
     return 0
 
 
@@ -129,7 +142,7 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
         if stopping:
             return False
         if showing:
-            meter.log(f"epoch {progress.epoch + 1} step {progress.step}/{n_steps}", _means(lesson, progress))
+            _show(lesson, progress, meter)
         if saving:
             checkpoint.save(_state(lesson, progress))
     _refuse_divergence(lesson, plan, progress)
@@ -138,14 +151,14 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     if meter.n_steps and stop.asked(progress.validation_seconds):
         return False
     began = time.monotonic()
-    figures = validate(lesson.judged, lesson.spec, lesson.validation, options.precision, stop.signalled)
-    if figures is None:
+    found = validate(lesson.judged, lesson.spec, lesson.validation, options.precision, stop.signalled)
+    if found is None:
         return False
-    if not math.isfinite(figures["val_loss"]):
+    if not math.isfinite(found.figures["val_loss"]):
         raise UserError(f"the validation loss is not a finite number in epoch {progress.epoch + 1}; {CURE}")
     progress.validation_seconds = time.monotonic() - began
     progress.seconds += progress.validation_seconds
-    _end_epoch(lesson, progress, figures, meter)
+    _end_epoch(lesson, progress, found, meter)
     return True
 
 
@@ -231,20 +244,50 @@ def learning_rate(options: Training, step: int, n_steps: int) -> float:
     return options.lr * 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup)))
 
 
-def _end_epoch(lesson: Lesson, progress: Progress, figures: dict[str, float], meter: Meter) -> None:
-    epoch = progress.epoch + 1
+def _show(lesson: Lesson, progress: Progress, meter: Meter) -> None:
+    means, done = _means(lesson, progress), progress.epoch * lesson.steps + progress.step
+    place = f"epoch {progress.epoch + 1}/{lesson.options.epochs} step {progress.step}/{lesson.steps}"
+    meter.show(place, means, _seconds_left(lesson, progress, meter))
+    lesson.board.write(done, means)
+
+
+def _seconds_left(lesson: Lesson, progress: Progress, meter: Meter) -> float:
+    """Until the end of the run, as this epoch went so far and the last validation."""
+    epochs = lesson.options.epochs - progress.epoch
+    steps = epochs * lesson.steps - progress.step
+    return steps * meter.seconds_per_step + epochs * progress.validation_seconds
+
+
+def _end_epoch(lesson: Lesson, progress: Progress, found: Validated, meter: Meter) -> None:
+    epoch, figures = progress.epoch + 1, found.figures
     reached = score(figures, lesson.options.select)
     if reached >= progress.best_score:  # of equal epochs the later one
         progress.best_score, progress.best_epoch = reached, epoch
         progress.best = {k: v.detach().clone() for k, v in lesson.judged.state_dict().items()}
     done, n_steps = epoch * lesson.steps, lesson.options.epochs * lesson.steps
     shown = {"lr": learning_rate(lesson.options, done - 1, n_steps), **_means(lesson, progress), **figures}
-    meter.log(f"epoch {epoch}/{lesson.options.epochs}", shown)
-    times = (progress.seconds, meter.images_per_s, meter.waiting_share)
-    row = {"epoch": epoch, "step": done, **shown, **dict(zip(TIME_COLUMNS, times, strict=True))}
-    progress.history.append(row)
+    times = (progress.seconds, meter.images_per_s, meter.waiting_share, meter.memory_gb)
+    row = {**shown, **dict(zip(TIME_COLUMNS, times, strict=True))}
+    lesson.board.write(done, row)
+    progress.history.append({"epoch": epoch, "step": done, **row})
+    write_metrics(_epochs_so_far(lesson.task.job), progress.history)
+    if lesson.task.must_beat_chance:
+        progress.decisions.append(torch.from_numpy(found.decisions))
     progress.epoch, progress.step = epoch, 0
     progress.totals = torch.zeros_like(progress.totals)
+    meter.log(f"epoch {epoch}/{lesson.options.epochs}", shown, _seconds_left(lesson, progress, meter))
+
+
+def _epochs_so_far(job: Job) -> Path:
+    """The metrics of a run that has not finished: to be looked at, nothing reads them."""
+    return job.state / "metrics.csv"
+
+
+def _against_chance(lesson: Lesson, progress: Progress) -> chance.Chance:
+    index, ids = lesson.validation.index, lesson.validation.ids
+    patients = np.array([slide.patient_id for slide in index.slides])[index.slide[ids]]
+    decisions = torch.stack(progress.decisions).numpy()
+    return chance.against_chance(decisions, index.labels[ids], patients)
 
 
 def _means(lesson: Lesson, progress: Progress) -> dict[str, float]:
@@ -258,10 +301,13 @@ def _refuse_divergence(lesson: Lesson, plan: EpochPlan, progress: Progress) -> N
         return
     size = lesson.options.batch_size
     names = [lesson.bank.index.name(i) for i in plan.order[step * size : (step + 1) * size]]
-    raise UserError(
-        f"the loss is not a finite number in epoch {progress.epoch + 1}, step {step + 1} (tiles "
-        f"{', '.join(names)}); {CURE}"
-    )
+    shown = ", ".join(names[:NAMED_TILES])
+    if len(names) > NAMED_TILES:
+        every = lesson.task.job.state / "diverged.txt"
+        write_text(every, "\n".join(names) + "\n")
+        shown += f" and {len(names) - NAMED_TILES} more, all in {every}"
+    place = f"epoch {progress.epoch + 1}, step {step + 1} (tiles {shown})"
+    raise UserError(f"the loss is not a finite number in {place}; {CURE}")
 
 
 def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
@@ -269,6 +315,7 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     totals = torch.zeros(len(lesson.parts), device=lesson.device)
     progress = Progress(totals, torch.tensor(NO_STEP, device=lesson.device))
     if state is None:
+        lesson.board.start(0)
         return progress
     lesson.network.load_state_dict(state["network"])
     lesson.projectors.load_state_dict(state["projectors"])
@@ -281,6 +328,7 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     progress.totals = progress.totals.to(lesson.device)
     progress.best = {k: v.to(lesson.device) for k, v in progress.best.items()}
     progress.sessions += 1
+    lesson.board.start(progress.epoch * lesson.steps + progress.step)
     logger.info("resuming in epoch %d after step %d", progress.epoch + 1, progress.step)
     return progress
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +16,17 @@ from lowmag.models import ModelSpec, Network, prepare
 FIGURES = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_kappa")
 
 
+@dataclass(frozen=True)
+class Validated:
+    """How a network did: the figures by name, and its decision for every tile of the bank, (N,) int16."""
+
+    figures: dict[str, float]
+    decisions: np.ndarray
+
+
 def validate(
     network: Network, spec: ModelSpec, bank: Bank, precision: Precision, asked: Callable[[], bool]
-) -> dict[str, float] | None:
+) -> Validated | None:
     """Loss, accuracy, balanced accuracy and quadratic kappa over the tiles of a bank, all of them labelled.
 
     None when `asked` says in between that the run must stop. Kappa is NaN where it is not defined (all in one
@@ -25,7 +34,7 @@ def validate(
     """
     labels = torch.from_numpy(bank.index.labels[bank.ids]).to(bank.device)
     n_classes = len(spec.classes)
-    confusion = torch.zeros(n_classes * n_classes, device=bank.device)
+    decisions: list[Tensor] = []
     loss = torch.zeros((), device=bank.device)
     batch_size = inference_batch(spec.network_px)
     network.eval()
@@ -38,11 +47,13 @@ def validate(
                 with autocast(bank.device, precision):
                     logits = network(prepare(tiles, spec))[1]
                 loss += functional.cross_entropy(logits.float(), expected, reduction="sum")
-                cells = expected * n_classes + logits.argmax(1)
-                confusion.index_add_(0, cells, torch.ones_like(cells, dtype=confusion.dtype))
+                decisions.append(logits.argmax(1))
     finally:
         network.train()
-    return figures_of(confusion.view(n_classes, n_classes), float(loss) / len(bank.ids))
+    decided = torch.cat(decisions)
+    confusion = torch.bincount(labels * n_classes + decided, minlength=n_classes**2)
+    figures = figures_of(confusion.view(n_classes, n_classes), float(loss) / len(bank.ids))
+    return Validated(figures, decided.cpu().numpy().astype(np.int16))
 
 
 def figures_of(confusion: Tensor, loss: float) -> dict[str, float]:

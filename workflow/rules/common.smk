@@ -30,6 +30,8 @@ FIGURES = [
     "calibration",
 ]
 STUDENT_MAGNIFICATIONS = plan.student_names()
+# Taken by the shell lines as a global: it is no param, so a change reruns nothing.
+TENSORBOARD = "--tensorboard" if plan.config.tensorboard else ""
 
 
 wildcard_constraints:

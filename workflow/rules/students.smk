@@ -33,5 +33,5 @@ rule student:
         "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets} {params.initial}"
         " --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
-        " --state {params.state:q} --budget {resources.runtime} --threads {threads}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {TENSORBOARD}"
         " --options {params.options:q} > {log:q} 2>&1"

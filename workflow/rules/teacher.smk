@@ -29,7 +29,7 @@ rule teacher:
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
-        " --state {params.state:q} --budget {resources.runtime} --threads {threads}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {TENSORBOARD}"
         " --options {params.options:q} > {log:q} 2>&1"
 
 
