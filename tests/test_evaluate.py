@@ -340,5 +340,95 @@ def test_reading_that_lacks_a_magnification_is_refused(small):
 def test_stages_that_share_no_module_share_their_names():
     """Said twice, so that an edit of the report repeats no evaluation, and one of splits no check."""
     assert scores.HEADLINE == summary.HEADLINE
-    assert (scores.TEACHER, scores.LABELS_ONLY) == (comparisons.TEACHER, comparisons.LABELS_ONLY)
+    assert scores.TEACHER == comparisons.TEACHER
     assert sheet.SPLITS == splits.SPLITS
+
+
+def test_students_of_another_network_have_a_price_of_their_own(tmp_path):
+    study = make_study(seeds=[0])
+    make_predictions(tmp_path / "predictions", study)
+    for path in (tmp_path / "predictions/students/dipalma2021/1.25x").rglob("cost.json"):
+        content = json.loads(path.read_text())
+        content |= {name: 16 * content[name] for name in ("gmac_per_tile", "gmac_per_mm2")}
+        path.write_text(json.dumps(content))
+    results = Results(tmp_path, study)
+    assert list(results.cost["methods"]) == [
+        "teacher",
+        "labels-only, dipalma2021, delamor2024",
+        "labels-only, delamor2024",
+        "dipalma2021",
+    ]
+    assert results.cost["compute_saving"].tolist() == pytest.approx([1, 16, 64, 4], rel=1e-3)
+    seconds = scores.measured_seconds(scores.read_table(tmp_path / "evaluation/cost.tsv"))
+    assert set(seconds) == {("teacher", 10)} | {(m, x) for m in study.methods for x in study.students}
+    for row in results.summary["best_per_magnification"]:
+        alone = row["method"] == "dipalma2021" and row["magnification"] == 1.25
+        expected = 4 if alone else (10 / row["magnification"]) ** 2
+        assert row["compute_saving"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_share_of_the_gap_is_one_for_the_teacher_and_nought_for_the_reference(tmp_path):
+    """Two methods that say what the teacher and what `labels-only` say."""
+    study = make_study(students=[1.25], unlabelled=[0])
+    make_predictions(tmp_path / "predictions", study)
+    folder = tmp_path / "predictions"
+    for seed in study.seeds:
+        for method, source in (("dipalma2021", "teacher"), ("delamor2024", "students/labels-only/1.25x/u0")):
+            for table in ("tiles.parquet", "slides.parquet"):
+                target = folder / f"students/{method}/1.25x/u0/seed{seed}" / table
+                shutil.copy(folder / source / f"seed{seed}" / table, target)
+    found = Results(tmp_path, study).comparisons
+    rows = select(found, reference="labels-only", level="tile", metric="accuracy").set_index("method")
+    columns = ["gap_closed", "gap_low", "gap_high"]
+    assert rows.loc["dipalma2021", columns].tolist() == pytest.approx([1, 1, 1])
+    assert rows.loc["delamor2024", columns].tolist() == pytest.approx([0, 0, 0])
+    assert select(found, reference="teacher")[columns].isna().all(axis=None)
+
+
+def test_share_of_the_gap_is_that_of_the_means_and_is_not_said_without_a_gap(results):
+    wanted = {"level": "tile", "magnification": 1.25, "metric": "balanced_accuracy"}
+    (row,) = select(
+        results.comparisons, reference="labels-only", method="dipalma2021", unlabelled=0, **wanted
+    ).to_dict("records")
+
+    def mean(**group):
+        return results.metric(split="test", seed="mean", metric="balanced_accuracy", **group)["value"].item()
+
+    of = {"level": "tile", "magnification": 1.25, "unlabelled": 0}
+    labels_only, student = mean(method="labels-only", **of), mean(method="dipalma2021", **of)
+    gap = mean(level="tile", role="teacher") - labels_only
+    assert row["gap_closed"] == pytest.approx((student - labels_only) / gap, rel=1e-4)
+    assert row["gap_low"] < row["gap_closed"] < row["gap_high"]
+
+
+def test_no_share_of_a_gap_that_is_none(tmp_path):
+    """A teacher that says what `labels-only` says leaves no gap."""
+    study = make_study(students=[1.25], unlabelled=[0], seeds=[0])
+    folder = tmp_path / "predictions"
+    make_predictions(folder, study)
+    for table in ("tiles.parquet", "slides.parquet"):
+        shutil.copy(folder / "students/labels-only/1.25x/u0/seed0" / table, folder / "teacher/seed0" / table)
+    assert Results(tmp_path, study).comparisons["gap_closed"].isna().all()
+
+
+def test_methods_are_compared_with_every_reference_of_the_study(tmp_path):
+    """At the same share of unlabelled slides where the reference has it, else at the one that it has."""
+    study = make_study(
+        seeds=[0], evaluation={"bootstrap": 200, "references": ["labels-only", "dipalma2021", "absent"]}
+    )
+    make_predictions(tmp_path / "predictions", study)
+    found = select(Results(tmp_path, study).comparisons, level="tile", metric="balanced_accuracy")
+    assert list(found["reference"].unique()) == ["teacher", "labels-only", "dipalma2021"]
+    rows = select(found, reference="dipalma2021", magnification=1.25)
+    assert sorted(zip(rows["method"], rows["unlabelled"], strict=True)) == [
+        ("delamor2024", 0),
+        ("delamor2024", 100),
+        ("labels-only", 0),
+    ]
+    metrics = Results(tmp_path, study).metric(
+        level="tile", split="test", seed="mean", metric="balanced_accuracy", magnification=1.25
+    )
+    value = {(row.method, row.unlabelled): row.value for row in metrics.itertuples()}
+    for row in rows.itertuples():
+        expected = value[row.method, row.unlabelled] - value["dipalma2021", row.unlabelled]
+        assert row.difference == pytest.approx(expected, abs=1e-5)

@@ -1,4 +1,4 @@
-"""Paired comparison of every student with the teacher and with `labels-only` at the same magnification."""
+"""Paired comparison of every student with the teacher and with the reference methods at its magnification."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from lowmag.study import Study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "kappa_quadratic")
 TEACHER = "teacher"
-LABELS_ONLY = "labels-only"
 
 COLUMNS = (
     "level",
@@ -27,6 +26,9 @@ COLUMNS = (
     "high",
     "p",
     "p_holm",
+    "gap_closed",
+    "gap_low",
+    "gap_high",
     "margin",
     "not_worse",
 )
@@ -41,6 +43,10 @@ class Comparison:
     and `not_worse` says that it lies above -margin: a test of non-inferiority at 5 %, made against the
     teacher only. `p` is of no difference at all; `p_worse` of a loss of the margin or more. Both are
     corrected by Holm within (level, metric, reference).
+
+    `gap_closed` is the difference to a reference method as a share of the teacher's, with its 95 % interval:
+    1 is as good as the teacher. NaN against the teacher, and where the teacher is not better than the
+    reference with 95 % confidence, so that there is no gap to speak of.
     """
 
     level: Level
@@ -56,6 +62,9 @@ class Comparison:
     margin: float
     p_holm: float = float("nan")
     p_worse_holm: float = float("nan")
+    gap_closed: float = float("nan")
+    gap_low: float = float("nan")
+    gap_high: float = float("nan")
 
     @property
     def not_worse(self) -> bool:
@@ -79,37 +88,50 @@ def compare(level: Level, scored: Scores, study: Study) -> list[Comparison]:
     for metric in METRICS:
         if metric not in scored[teacher]:
             continue
-        pairs = {TEACHER: [(student, teacher) for student in students]}
-        if LABELS_ONLY in study.methods:
-            pairs[LABELS_ONLY] = [(s, _labels_only_at(s)) for s in students if s.method != LABELS_ONLY]
-        for reference, family in pairs.items():
-            found += corrected(
-                _comparison(level, metric, reference, (student, scored[student], scored[other]), study)
-                for student, other in family
-            )
+        family = [_comparison(level, metric, (s, teacher), scored, study) for s in students]
+        found += corrected(family)
+        for reference in study.references:
+            others = [(s, _reference_at(s, reference, study)) for s in students if s.method != reference]
+            family = [
+                _with_gap(_comparison(level, metric, pair, scored, study), pair[1], scored, teacher)
+                for pair in others
+            ]
+            found += corrected(family)
     return found
 
 
-def _labels_only_at(student: Group) -> Group:
-    return replace(student, method=LABELS_ONLY, unlabelled=0)
+def _reference_at(student: Group, reference: str, study: Study) -> Group:
+    """The reference's student of the same magnification, and share of unlabelled slides if any."""
+    shares = study.shares(reference)
+    share = student.unlabelled if student.unlabelled in shares else shares[0]
+    return replace(student, method=reference, unlabelled=share)
+
+
+def _with_gap(row: Comparison, reference: Group, scored: Scores, teacher: Group) -> Comparison:
+    of_student, of_reference, of_teacher = (
+        scored[group][row.metric] for group in (row.student, reference, teacher)
+    )
+    gap, gaps = bootstrap.paired_difference(of_teacher, of_reference)
+    if not bootstrap.interval(gaps)[0] > 0:
+        return row
+    gained, gains = bootstrap.paired_difference(of_student, of_reference)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample without a gap has no share of it
+        low, high = bootstrap.interval(gains / gaps)
+    return replace(row, gap_closed=gained / gap, gap_low=low, gap_high=high)
 
 
 def _comparison(
-    level: Level,
-    metric: str,
-    reference: str,
-    sides: tuple[Group, dict[str, Estimate], dict[str, Estimate]],
-    study: Study,
+    level: Level, metric: str, pair: tuple[Group, Group], scored: Scores, study: Study
 ) -> Comparison:
-    student, of_student, of_reference = sides
-    difference, samples = bootstrap.paired_difference(of_student[metric], of_reference[metric])
+    student, reference = pair
+    difference, samples = bootstrap.paired_difference(scored[student][metric], scored[reference][metric])
     low, high = bootstrap.interval(samples)
     margin = study.evaluation.margin
     return Comparison(
         level=level,
         metric=metric,
         student=student,
-        reference=reference,
+        reference=reference.method,
         difference=difference,
         low=low,
         high=high,

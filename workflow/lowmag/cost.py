@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from lowmag.comparisons import TEACHER
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.predictions import Group, groups
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = (
     "role",
+    "methods",
     "model",
     "magnification",
     "parameters",
@@ -31,29 +33,36 @@ COLUMNS = (
     "time_saving",
 )
 ALIKE = ("model", "parameters", "gmac_per_tile", "gmac_per_mm2")
+Alike = tuple[Any, ...]  # role, magnification, and the values of ALIKE
 
 
 def cost_rows(
     predictions: Path, reading: Path | None, study: Study, tiles_per_slide: float
 ) -> list[dict[str, Any]]:
-    """One row for the teacher and one per student magnification, highest first, with the keys `COLUMNS`.
+    """One row for the teacher and one per network of students at each magnification, with the keys `COLUMNS`.
 
+    `methods` names, separated by ", ", the methods whose students are that network: of the same arithmetic.
     tiles_per_s is the median over the runs of the row. A slide is one of `tiles_per_slide` tiles, read at the
     median seconds per mm2 of `reading`; without reading times (pictures) the figures per slide are None. The
     savings are ratios to the teacher: of gmac_per_mm2, and of seconds_per_slide or, without it, of network
     time per mm2.
     """
     seconds_per_mm2 = _reading_per_mm2(reading)
-    records: dict[tuple[str, float], list[dict[str, Any]]] = defaultdict(list)
+    records: dict[Alike, list[dict[str, Any]]] = defaultdict(list)
+    methods: dict[Alike, dict[str, None]] = defaultdict(dict)
     for group in groups(study):
-        records[group.role, group.magnification] += _records(predictions, group, study)
+        for record in _records(predictions, group, study):
+            alike = (group.role, group.magnification, *(record[name] for name in ALIKE))
+            records[alike].append(record)
+            methods[alike][group.method] = None
     _warn_of_mixed_conditions([record for of_row in records.values() for record in of_row])
     rows: list[dict[str, Any]] = []
-    for (role, magnification), of_row in records.items():
+    for alike in sorted(records, key=_teacher_first_then_down):
+        (role, magnification), of_row = alike[:2], records[alike]
         tiles_per_s = median(record["tiles_per_s"] for record in of_row)
         mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
         row = dict.fromkeys(COLUMNS) | {name: of_row[0][name] for name in ALIKE}
-        row |= {"role": role, "magnification": magnification}
+        row |= {"role": role, "magnification": magnification, "methods": ", ".join(methods[alike])}
         row |= {"tiles_per_s": tiles_per_s, "mm2_per_s": tiles_per_s * mm2_per_tile}
         if seconds_per_mm2:
             read = tiles_per_slide * mm2_per_tile * _at(magnification, seconds_per_mm2)
@@ -62,6 +71,11 @@ def cost_rows(
             row |= {"seconds_per_slide": read + network}
         rows.append(row)
     return [row | _savings(row, rows[0]) for row in rows]
+
+
+def _teacher_first_then_down(alike: Alike) -> tuple[Any, ...]:
+    """Its place in the table: high magnifications before low ones, and at each the cheapest network first."""
+    return alike[0] != TEACHER, -alike[1], alike[-1]
 
 
 def _records(predictions: Path, group: Group, study: Study) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ def accuracy_cost(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> 
     """Balanced accuracy against measured cost, log scale, with the Pareto front of everything shown.
 
     Cost is the seconds one slide takes (reading and network), or the network's seconds per mm² where no slide
-    was read. Students of one magnification cost the same; they are set 4 % apart to show intervals.
+    was read. Students of one network at one magnification cost the same; they are set 4 % apart.
     """
     seconds = measured_seconds(cost)
     per_slide = "seconds per slide (reading and network)"
@@ -151,7 +151,7 @@ def accuracy_cost(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> 
         axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
         for series, shift in zip(drawn, dodges(len(drawn), 0.04 * len(drawn)), strict=True):
             rows = pick(students, method=series.method, unlabelled=series.share)
-            x = np.array([seconds["student", row["magnification"]] for row in rows])
+            x = np.array([seconds[series.method, row["magnification"]] for row in rows])
             points += [(cost, row["value"]) for cost, row in zip(x, rows, strict=True)]
             _with_interval(axes, x * (1 + shift), rows, series, joined=False)
         _front(axes, points)
@@ -210,8 +210,10 @@ def _front(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
 
 
 def _name_columns(axes: Axes, seconds: Mapping[tuple[str, float], float]) -> None:
-    for (role, magnification), x in seconds.items():
-        text = name_of(magnification) if role == "student" else f"teacher\n{name_of(magnification)}"
+    # Networks of the same magnification stand in columns of their own.
+    columns = {(x, magnification): method == TEACHER for (method, magnification), x in seconds.items()}
+    for (x, magnification), is_teacher in columns.items():
+        text = f"teacher\n{name_of(magnification)}" if is_teacher else name_of(magnification)
         axes.annotate(
             text, (x, 0), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
             ha="center", va="bottom", fontsize=7.5, color="#555555",

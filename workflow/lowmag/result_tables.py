@@ -1,10 +1,12 @@
 """The tables of results in the report: scores, comparisons and cost, written for people."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 from lowmag.magnification import name_of
 from lowmag.page import Cell, Table
-from lowmag.scores import HEADLINE, LABELS_ONLY, TEACHER, Row, has_reading, pick
+from lowmag.scores import HEADLINE, TEACHER, Row, has_reading, pick
 from lowmag.study import Study
 from lowmag.wording import METRICS, NONE, probability, score, three_digits, whole, with_interval
 
@@ -36,35 +38,56 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, str, float, float]]:
 
 
 def comparison_table(comparisons: Sequence[Row], level: str) -> Table:
-    """Paired differences of balanced accuracy of one level, to the teacher and to labels-only."""
+    """Paired differences of balanced accuracy of one level, to the teacher and to the reference methods."""
     rows = pick(comparisons, level=level, metric=HEADLINE)
-    against = {reference: pick(rows, reference=reference) for reference in (TEACHER, LABELS_ONLY)}
+    against = {reference: pick(rows, reference=reference) for reference in _references(rows)}
     header = ["magnification", "method", "unlabelled", "difference to the teacher", "Holm p", "not worse?"]
-    if against[LABELS_ONLY]:
-        header += ["difference to labels-only", "Holm p"]
+    for reference in list(against)[1:]:
+        header += [f"difference to {reference}", "Holm p", "share of the gap closed"]
     table = Table(header, 3)
     for row in sorted(against[TEACHER], key=lambda row: -row["magnification"]):
         identity = {name: row[name] for name in ("magnification", "method", "unlabelled")}
         passes = row["not_worse"] == "True"
         verdict = Cell("not worse" if passes else "not shown", "good" if passes else "")
         cells = [with_interval(row, "difference"), probability(row["p_holm"]), verdict]
-        if against[LABELS_ONLY]:
-            other = pick(against[LABELS_ONLY], **identity)
-            cells += (
-                [with_interval(other[0], "difference"), probability(other[0]["p_holm"])]
-                if other
-                else [NONE] * 2
-            )
+        for reference in list(against)[1:]:
+            cells += _to_reference(pick(against[reference], **identity))
         table.add(name_of(row["magnification"]), row["method"], f"{row['unlabelled']:.0f} %", *cells)
     return table
 
 
+def _references(rows: Sequence[Row]) -> list[str]:
+    """The teacher, then the reference methods, in the table's order."""
+    return list(dict.fromkeys([TEACHER, *(row["reference"] for row in rows)]))
+
+
+def _to_reference(rows: Sequence[Row]) -> list[Any]:
+    """Cells of one student's comparison with a reference method; dashes for the method itself."""
+    if not rows:
+        return [NONE] * 3
+    (row,) = rows
+    of_gap = {"gap_closed": row["gap_closed"], "low": row["gap_low"], "high": row["gap_high"]}
+    share = with_interval(of_gap, "gap_closed") if math.isfinite(row["gap_closed"]) else NONE
+    return [with_interval(row, "difference"), probability(row["p_holm"]), share]
+
+
 def cost_table(cost: Sequence[Row]) -> Table:
-    """What the teacher and a student of every magnification cost."""
-    header = ["", "network", "parameters", "GMAC per tile", "GMAC per mm²", "tiles/s", "mm²/s"]
+    """What the teacher and the students of every magnification cost; one row per network."""
+    alone = {row["magnification"] for row in cost if row["role"] != TEACHER}
+    own = len(cost) > 1 + len(alone)  # some method has students of a network of its own
+    header = [
+        "",
+        *(["methods"] if own else []),
+        "network",
+        "parameters",
+        "GMAC per tile",
+        "GMAC per mm²",
+        "tiles/s",
+        "mm²/s",
+    ]
     read = has_reading(cost)
     header += ["reading, s per slide", "network, s per slide", "together, s per slide"] if read else []
-    table = Table([*header, "less computation", "less time"], 2)
+    table = Table([*header, "less computation", "less time"], 3 if own else 2)
     for row in cost:
         name = f"{row['role']}, {name_of(row['magnification'])}"
         plain = ["gmac_per_tile", "gmac_per_mm2", "tiles_per_s", "mm2_per_s"]
@@ -72,5 +95,6 @@ def cost_table(cost: Sequence[Row]) -> Table:
         savings = [f"× {three_digits(row[key])}" for key in ("compute_saving", "time_saving")]
         numbers = [three_digits(row[key]) for key in plain]
         style = "teacher" if row["role"] == TEACHER else ""
-        table.add(name, row["model"], whole(row["parameters"]), *numbers, *savings, style=style)
+        methods = [row["methods"]] if own else []
+        table.add(name, *methods, row["model"], whole(row["parameters"]), *numbers, *savings, style=style)
     return table

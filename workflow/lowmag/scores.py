@@ -9,7 +9,7 @@ from typing import Any
 HEADLINE = "balanced_accuracy"
 TEACHER, LABELS_ONLY = "teacher", "labels-only"
 LEVELS = ("tile", "slide")
-TEXT = {"level", "split", "role", "method", "seed", "metric", "reference", "model", "not_worse"}
+TEXT = {"level", "split", "role", "method", "seed", "metric", "reference", "model", "methods", "not_worse"}
 Row = dict[str, Any]
 
 
@@ -63,11 +63,12 @@ def has_reading(cost: Sequence[Row]) -> bool:
 
 
 def measured_seconds(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
-    """Seconds per slide by (role, magnification), or per mm² of network time where no reading was timed."""
+    """Seconds per slide by (method, magnification), or per mm² of network time where no reading was timed."""
     per_slide = has_reading(cost)
     return {
-        (row["role"], row["magnification"]): row["seconds_per_slide"] if per_slide else 1 / row["mm2_per_s"]
+        (method, row["magnification"]): row["seconds_per_slide"] if per_slide else 1 / row["mm2_per_s"]
         for row in cost
+        for method in row["methods"].split(", ")
     }
 
 

@@ -16,6 +16,9 @@ class Evaluation(Section):
     margin: float = Field(
         default=0.05, gt=0, lt=1, description="a student within this much balanced accuracy is not worse"
     )
+    references: list[str] = Field(
+        default=["labels-only"], description="methods that the others are compared with, beside the teacher"
+    )
     slide_score: Literal["mean"] = Field(
         default="mean", description="a slide's probabilities: mean of its tiles'"
     )
@@ -72,6 +75,11 @@ class Study(Section):
     def shares(self, method: str) -> list[int]:
         """Unlabelled shares a method is run with, in per cent, ascending."""
         return sorted(set(self.unlabelled)) if self.methods[method] else [0]
+
+    @property
+    def references(self) -> list[str]:
+        """Methods of the study that the others are compared with."""
+        return [name for name in dict.fromkeys(self.evaluation.references) if name in self.methods]
 
     def runs(self) -> list[Run]:
         """Every student of the study."""

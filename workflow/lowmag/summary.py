@@ -108,7 +108,10 @@ def _score(group: Group, found: Findings) -> dict[str, float | None]:
 
 def _price(group: Group, found: Findings) -> dict[str, float | None]:
     price = next(
-        row for row in found.cost if (row["role"], row["magnification"]) == (group.role, group.magnification)
+        row
+        for row in found.cost
+        if (row["role"], row["magnification"]) == (group.role, group.magnification)
+        and group.method in row["methods"].split(", ")
     )
     return {name: _finite(price[name]) for name in ("compute_saving", "time_saving", "seconds_per_slide")}
 
