@@ -5,11 +5,16 @@ import pytest
 import torch
 from lowmag import augment
 from lowmag.recipe import Augment
+from skimage.transform import AffineTransform, warp
 from torch.nn import functional
+from torchvision.transforms.functional import adjust_hue
 
 IDS = np.arange(4000)
 FROZEN_VIEWS = [3, 0, 2, 6]
 FROZEN_COLOUR = [0.9454367, 0.9173653, 0.9713896, 0.9910874, 1.078459, 1.0722015]
+
+# The released recipe of del Amor et al. 2024, but for its flips.
+DELAMOR = Augment(rotation=45, zoom=(0.95, 1.2), shift=(0.05, 0.0), probability=0.5)
 
 
 def options(**changes) -> Augment:
@@ -77,20 +82,22 @@ def test_draws_are_frozen():
 
 
 def test_flips_alone_are_drawn_evenly_and_without_quarter_turns():
-    views = augment.draw_views(0, 0, IDS, with_turns=False)
+    views = augment.draw_views(0, 0, IDS, 4)
     counts = torch.bincount(views, minlength=8)
     assert counts[4:].sum() == 0
     # Four standard deviations of a binomial with n = 4000 and p = 1/4.
     assert (counts[:4] - len(IDS) / 4).abs().max() < 4 * (len(IDS) * 3 / 16) ** 0.5
-    assert not torch.equal(views, augment.draw_views(0, 1, IDS, with_turns=False))
+    assert not torch.equal(views, augment.draw_views(0, 1, IDS, 4))
 
 
-@pytest.mark.parametrize("draw", ["views", "colour"])
+@pytest.mark.parametrize("draw", ["views", "colour", "geometry"])
 def test_draws_do_not_depend_on_the_batch(draw):
     def drawn(ids):
         if draw == "views":
             return augment.draw_views(3, 5, ids)
-        return augment.draw_colour(3, 5, ids, options())
+        if draw == "geometry":
+            return augment.draw_geometry(3, 5, ids, DELAMOR)
+        return augment.draw_colour(3, 5, ids, options(hue=0.2))
 
     whole = drawn(IDS)
     order = np.random.default_rng(0).permutation(len(IDS))[:100]
@@ -117,7 +124,7 @@ def test_colour_factors_fill_their_ranges_and_are_independent():
     changes = options(brightness=0.1, contrast=0.2, saturation=0.3, stain=0.4)
     factors = augment.draw_colour(0, 0, IDS, changes).double().numpy()
     bounds = np.array([0.1, 0.2, 0.3, 0.4, 0.4, 0.4])
-    assert factors.shape == (len(IDS), len(augment.COLOUR_PARAMETERS))
+    assert factors.shape == (len(IDS), len(augment.COLOUR_PARAMETERS) - 1)  # without hue
     assert (np.abs(factors - 1) <= bounds + 1e-7).all()
     np.testing.assert_allclose(factors.std(0), bounds / np.sqrt(3), rtol=0.04)
     views = augment.draw_views(0, 0, IDS).numpy()[:, None]
@@ -165,3 +172,89 @@ def test_colour_does_not_depend_on_the_rest_of_the_batch():
     x, params = pictures(6) / 255, augment.draw_colour(0, 0, IDS[:6], options())
     whole = augment.apply_colour(x, params)
     torch.testing.assert_close(augment.apply_colour(x[2:3], params[2:3]), whole[2:3], rtol=0, atol=1e-6)
+
+
+def test_more_kinds_of_change_leave_the_others_as_they_were():
+    """Studies without hue keep their colours when one with hue is run, whatever is drawn beside."""
+    plain = augment.draw_colour(1, 2, IDS, options())
+    assert torch.equal(augment.draw_colour(1, 2, IDS, options(hue=0.2, rotation=45))[:, :6], plain)
+    some = augment.draw_colour(1, 2, IDS, options(hue=0.2, probability=0.5))
+    changed = (some != torch.tensor([1.0] * 6 + [0.0])).all(1)
+    assert torch.equal(some[changed, :6], plain[changed])
+    assert (some[~changed] == torch.tensor([1.0] * 6 + [0.0])).all(), "a tile is changed in all or in none"
+    # Four standard deviations of a binomial with n = 4000 and p = 1/2.
+    assert abs(int(changed.sum()) - len(IDS) / 2) < 4 * (len(IDS) / 4) ** 0.5
+
+
+def test_one_flip_alone_is_the_first_of_two_views():
+    views = augment.draw_views(0, 0, IDS, 2)
+    assert set(views.tolist()) == {0, augment.LEFT_RIGHT}
+    assert set(augment.draw_views(0, 0, IDS, 1).tolist()) == {0}
+
+
+def test_hue_is_turned_as_torchvision_turns_it():
+    x = torch.rand(64, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    x[0] = 0.5  # grey
+    x[1, 0] = x[1, 1]  # two channels are the largest
+    turns = torch.linspace(-0.5, 0.5, 64)
+    expected = torch.stack([adjust_hue(one, float(turn)) for one, turn in zip(x, turns, strict=True)])
+    torch.testing.assert_close(augment.turn_hue(x, turns), expected, rtol=0, atol=2e-6)
+
+
+def test_a_third_of_the_circle_exchanges_the_channels():
+    x = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = augment.apply_colour(x, torch.tensor([[1.0] * 6 + [1 / 3]] * 5))
+    torch.testing.assert_close(found, x.roll(1, 1), rtol=0, atol=2e-6)
+
+
+def test_turns_zooms_and_shifts_fill_their_ranges_and_are_independent():
+    drawn = augment.draw_geometry(0, 0, IDS, DELAMOR).double()
+    neutral = torch.tensor([0, 1, 0, 0])
+    changed = drawn != neutral
+    assert not changed[:, 3].any(), "no shift up or down is asked for"
+    share = changed[:, :3].double().mean(0)
+    assert (share - 0.5).abs().max() < 4 * (0.25 / len(IDS)) ** 0.5
+    pairs = [(changed[:, a] & changed[:, b]).double().mean() for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert max(abs(pair - 0.25) for pair in pairs) < 4 * (0.1875 / len(IDS)) ** 0.5
+    angle, zoom, right = (drawn[changed[:, k], k] for k in range(3))
+    for values, low, high in ((angle, -np.pi / 4, np.pi / 4), (zoom, 0.95, 1.2), (right, -0.05, 0.05)):
+        assert low <= values.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < values.max() <= high
+        assert abs(values.mean() - (low + high) / 2) < 4 * (high - low) / (12 * len(values)) ** 0.5
+
+
+def test_quarter_turns_and_flips_of_the_picture_are_those_of_the_views():
+    x = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    turned = augment.apply_geometry(x, torch.tensor([[torch.pi / 2, 1, 0, 0]] * 2), "black")
+    torch.testing.assert_close(turned, augment.dihedral(x, 6), rtol=0, atol=1e-5)  # counter-clockwise
+    shifted = augment.apply_geometry(x, torch.tensor([[0, 1, 1 / 6, -2 / 6]] * 2), "reflect")
+    torch.testing.assert_close(shifted[:, :, :4, 1:], x[:, :, 2:, :5], rtol=0, atol=1e-5)
+    torch.testing.assert_close(shifted[:, :, 4:, 1:], x[:, :, [5, 4], :5], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("border", "mode"), [("reflect", "symmetric"), ("black", "constant")])
+@pytest.mark.parametrize("size", [(24, 24), (20, 32)])
+def test_geometry_is_that_of_scikit_image(border, mode, size):
+    """Turn about the centre, then zoom, then shift, in pixels and with pixel centres at whole numbers."""
+    x = torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(0))
+    params = torch.tensor([[0.7, 1.0, 0, 0], [0, 1.3, 0, 0], [0, 1, 0.1, -0.2], [-0.4, 0.8, 0.07, 0.3]])
+    height, width = size
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    for one, (angle, zoom, right, down), found in zip(
+        x, params.double().tolist(), augment.apply_geometry(x, params, border), strict=True
+    ):
+        moved = AffineTransform(translation=-centre)
+        moved += AffineTransform(rotation=-angle)  # their y axis points up
+        moved += AffineTransform(scale=zoom)
+        moved += AffineTransform(translation=centre + np.array([right * width, down * height]))
+        expected = warp(one.permute(1, 2, 0).numpy(), moved.inverse, order=1, mode=mode, cval=0)
+        found = found.permute(1, 2, 0).numpy()
+        # Black borders are interpolated here, theirs are cut off at the outermost pixel centres.
+        inside = np.ones(size, bool) if border == "reflect" else expected.sum(2) > 0
+        np.testing.assert_allclose(found[inside], expected[inside], atol=2e-5)
+
+
+def test_nothing_drawn_leaves_the_picture_as_it_is():
+    x = pictures(2) / 255
+    neutral = augment.draw_geometry(0, 0, IDS[:2], options())
+    torch.testing.assert_close(augment.apply_geometry(x, neutral, "reflect"), x, rtol=0, atol=1e-5)

@@ -58,6 +58,21 @@ def complaint(content: dict) -> str:
         ({"teacher": {"model": "vgg16"}}, "stride of vgg16 is 16"),
         ({"methods": {"a/b": {"cross_entropy": 1}}}, "method name 'a/b': use letters"),
         ({"methods": {"none": {}}}, "a method needs at least one loss term"),
+        (
+            {"students": {"augment": {"rotation": 45}}},
+            "students, method dipalma2021: augment.rotation, zoom and shift make endless views",
+        ),
+        (
+            {
+                "students": {"augment": {"zoom": [0.9, 1]}, "targets": "online"},
+                "tiles": {"lowres": "pyramid"},
+            },
+            "made from the teacher's tiles, but tiles.lowres is pyramid: set it to derived",
+        ),
+        (
+            {"teacher": {"augment": {"zoom": [1.2, 0.9]}}},
+            "zoom goes from 1.2 to 0.9: put the smaller one first",
+        ),
         ({"methods": {"x": {"entropy": 1}}}, "methods.x.entropy: unknown key"),
         (
             {"methods": {"x": {"cross_entropy": 1, "training": {"epochs": 0}}}},
@@ -459,3 +474,17 @@ def test_ladder_of_thirds_keeps_its_names():
 
 def test_pictures_decide_on_their_own_field():
     assert parse_config({"images": "images.csv", "tiles": {"teacher": 20, "students": [10, 4]}}).images
+
+
+@pytest.mark.parametrize(("dihedral", "views"), [(True, 8), ("flips", 4), ("horizontal", 2), (False, 1)])
+def test_targets_hold_the_views_that_students_are_shown(dihedral, views):
+    found = parse_config({"students": {"augment": {"dihedral": dihedral}}})
+    assert found.target_options().views == views
+
+
+def test_targets_hold_no_views_for_students_that_ask_the_teacher():
+    methods = {
+        "asking": {"soft_labels": 1, "training": {"targets": "online"}},
+        "flipped": {"soft_labels": 1, "training": {"augment": {"dihedral": "flips"}}},
+    }
+    assert parse_config({"methods": methods}).target_options().views == 4

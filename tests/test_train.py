@@ -481,11 +481,16 @@ def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> No
 
 
 def test_flips_alone_are_what_the_student_is_shown(cohort: Path, tmp_path: Path) -> None:
-    for dihedral, seen in ((True, {0, 1, 2, 3, 4, 5, 6, 7}), ("flips", {0, 1, 2, 3}), (False, {0})):
+    for dihedral, seen in (
+        (True, {0, 1, 2, 3, 4, 5, 6, 7}),
+        ("flips", {0, 1, 2, 3}),
+        ("horizontal", {0, 1}),
+        (False, {0}),
+    ):
         options = StudentTraining.model_validate({**QUICK.model_dump(), "augment": {"dihedral": dihedral}})
         task = Task(job_of(cohort, tmp_path / "run"), "student", options, LABELS)
         lesson = prepare_lesson(task, torch.device("cpu"))
-        views = torch.cat([plan_epoch(lesson, epoch).views for epoch in range(4)])
+        views = torch.cat([plan_epoch(lesson, epoch).target_views for epoch in range(4)])
         assert set(views.tolist()) == seen
 
 
@@ -510,7 +515,7 @@ def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path
     )
     method = Method.model_validate({"soft_labels": 1})
     job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x.h5"
-    with pytest.raises(UserError, match="hold one view, the student is shown eight"):
+    with pytest.raises(UserError, match="hold 1 exact views, the student is shown 8"):
         train.train_student(job, QUICK, method, targets, 0)
     unturned = QUICK.model_copy(update={"augment": QUICK.augment.model_copy(update={"dihedral": False})})
     assert train.train_student(job, unturned, method, targets, 0) == 0

@@ -26,6 +26,14 @@ def test_config_of_the_demo_study_lists_jobs(tmp_path, study):
     assert planned["student"] == 20
 
 
+def test_students_that_ask_the_teacher_need_no_targets(study):
+    study.configure(students={"targets": "online", "augment": {"rotation": 45}})
+    planned = study.planned()
+    assert "targets" not in planned
+    assert planned["teacher"] == 1
+    assert planned["student"] == 6
+
+
 def test_gpu_is_asked_for_by_gpu_work_alone(study):
     result = study.snakemake("-n")
     assert result.returncode == 0, result.stderr

@@ -25,7 +25,11 @@ def add_commands(commands) -> None:
         "--method", required=True, metavar="JSON", help="loss terms, as under methods in the config"
     )
     parser.add_argument("--unlabelled", type=int, default=0, help="per cent of the unlabelled slides used")
-    parser.add_argument("--targets", type=Path, help="HDF5 of the teacher's targets at this magnification")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--targets", type=Path, help="HDF5 of the teacher's targets at this magnification")
+    said.add_argument(
+        "--teacher", type=Path, help="model.safetensors of the teacher, with `targets: online` in the options"
+    )
     parser.add_argument(
         "--initial", type=Path, help="model.safetensors that training begins with (options initial: teacher)"
     )
@@ -101,7 +105,8 @@ def _student(args: argparse.Namespace) -> int:
 
     method = parse_options(Method, args.method, "--method")
     options = parse_options(StudentTraining, args.options)
-    return train.train_student(_job(args), options, method, args.targets, args.unlabelled)
+    source = args.teacher if options.targets == "online" else args.targets
+    return train.train_student(_job(args), options, method, source, args.unlabelled)
 
 
 def _targets(args: argparse.Namespace) -> None:

@@ -178,6 +178,20 @@ class Config(Section):
                 raise ValueError(f"students.accumulate: method {name}: {problem}")
         return self
 
+    @model_validator(mode="after")
+    def _fitting_views(self) -> "Config":
+        for name, method in self.methods.items():
+            training = self.student_training(name)
+            if method.needs_teacher and (problem := training.caching_problem):
+                raise ValueError(f"students, method {name}: {problem}")
+            if training.augment.resamples and self.tiles.lowres == "pyramid":
+                raise ValueError(
+                    f"students, method {name}: turned, zoomed or shifted pictures are made from the "
+                    "teacher's tiles, but tiles.lowres is pyramid: set it to derived, or rotation: 0, "
+                    "zoom: [1, 1] and shift: [0, 0]"
+                )
+        return self
+
     def size_problem(self) -> str | None:
         """Why tiles of this size cannot be trained on, or None; for pictures once theirs is known."""
         lowest = self.tiles.magnifications[-1]
@@ -245,6 +259,8 @@ class Config(Section):
                 if (term := terms.attention) and term.stage != LAST_STAGE:
                     cells = self._cells(training, magnification, term.stage)
                     earlier.setdefault(term.form, {})[name] = cells
+        trainings = [self.student_training(m) for m, terms in self.methods.items() if terms.needs_teacher]
+        views = max((t.augment.n_views for t in trainings if t.targets == "cached"), default=1)
         # Every form, whatever the methods: one more or less of them then retrains no other. But for earlier
         # stages, which are costly and hardly ever asked for.
         return TargetOptions.model_validate(
@@ -253,6 +269,7 @@ class Config(Section):
                 "resizes": ["area", "bicubic", "maxpool"],
                 "attention": ["inside", "outside"],
                 "earlier": earlier,
+                "views": views,
             }
         )
 

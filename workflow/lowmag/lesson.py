@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lowmag.augment import draw_colour, draw_views
 from lowmag.bank import Bank
 from lowmag.board import Board
 from lowmag.checkpoint import digest_of
@@ -19,7 +18,7 @@ from lowmag.device import memory_format
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
-from lowmag.magnification import mpp_of
+from lowmag.magnification import factor_between, mpp_of
 from lowmag.models import ModelSpec, Network, begin_from, build
 from lowmag.optimizer import Adam
 from lowmag.projectors import build_projectors
@@ -27,7 +26,9 @@ from lowmag.recipe import StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
+from lowmag.teaching import OnlineTeacher
 from lowmag.terms import ATTENTION, LAST_STAGE, Method
+from lowmag.views import Feed, Views, draw
 from lowmag.weight_average import WeightAverage
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Job:
 class Task:
     """A job and what is trained in it; a teacher is a student of labels alone.
 
+    `targets` is the file that `lowmag targets` wrote, or with `options.targets: online` the teacher's model.
     `must_beat_chance`: what was trained is not kept unless it is better than chance on validation tiles.
     """
 
@@ -69,7 +71,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Network, projectors (of terms that learn one), optimiser, tiles and targets of a run, on its device."""
+    """Network, projectors (of terms that learn one), optimiser, tiles and targets of a run, on its device.
+
+    What a teacher says comes from `targets` or from `teacher`; both are None for a method of labels alone.
+    `bank` knows the tiles and `feed` gives them out.
+    """
 
     task: Task
     device: torch.device
@@ -80,8 +86,10 @@ class Lesson:
     optimizer: Adam
     pool: Pool
     bank: Bank
+    feed: Feed
     validation: Bank
     targets: Targets | None
+    teacher: OnlineTeacher | None
     board: Board
     average: WeightAverage | None = None
 
@@ -101,6 +109,17 @@ class Lesson:
         return steps_per_epoch(self.pool, self.options.batch_size)
 
     @property
+    def factor(self) -> int:
+        """Pixels of a teacher's tile along one of the network's own."""
+        return factor_between(max(self.bank.index.tile_px), self.task.job.magnification)
+
+    @property
+    def teacher_sha256(self) -> str | None:
+        """The model file of the teacher that the method compares with."""
+        source = self.targets or self.teacher
+        return source.teacher_sha256 if source else None
+
+    @property
     def parts(self) -> list[str]:
         """Names of what a step's loss consists of, `loss` first."""
         return ["loss", *self.task.method.terms]
@@ -108,15 +127,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """The places of an epoch in order: tile ids, views, colours and labels, drawn before it begins.
+    """The places of an epoch in order: tile ids, views and labels, drawn before it begins.
 
-    `target_ids` and `target_views` are the same where the targets are looked up. `colour` is None when the
-    options change none.
+    `target_ids` and `target_views` are the tiles and their exact views where the targets are looked up.
     """
 
     order: np.ndarray
-    views: Tensor
-    colour: Tensor | None
+    views: Views
     labels: Tensor
     target_ids: Tensor
     target_views: Tensor
@@ -137,8 +154,8 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     validation_ids = _validation_ids(held_out, job.classes)
     if problem := task.method.accumulation_problem(options.accumulate):
         raise UserError(problem)
-    targets = _open_targets(task, device)
-    bank = Bank(index, pool.ids, job.magnification, device, threads=job.threads)
+    targets, teacher = _open_targets(task, device), _open_teacher(task, device)
+    bank, feed = _banks(task, index, pool, device)
     validation = Bank(held_out, validation_ids, job.magnification, device, threads=job.threads)
     spec = _spec(task, bank, pool)
     # Teacher and student must not begin with the same weights: that would make their maps alike for nothing.
@@ -146,26 +163,30 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
     if initial := _initial(task):
         begin_from(network, initial)
+    channels = network.head.in_features if task.method.needs_same_network else None
+    if teacher is not None:
+        teacher.check(index, job.classes, channels)
     if targets is not None:
-        channels = network.head.in_features if task.method.needs_same_network else None
         cells = grid_cells(options, spec.network_px) if task.method.reads_maps else None
         targets.check(index, spec, cells, channels)
         _check_earlier(targets, task, spec)
     # After the network, whose first weights are so the same with every method.
-    projectors = _projectors(task, network, targets).to(device)
+    projectors = _projectors(task, network, targets or teacher).to(device)
     trained = [*network.parameters(), *projectors.parameters()]
     return Lesson(
         task=task,
         device=device,
-        digest=_digest(task, index, held_out, targets),
+        digest=_digest(task, index, held_out, targets or teacher),
         spec=spec,
         network=network.train(),
         projectors=projectors,
         optimizer=Adam(trained, options.weight_decay, decoupled=options.optimizer == "adamw"),
         pool=pool,
         bank=bank,
+        feed=feed,
         validation=validation,
         targets=targets,
+        teacher=teacher,
         board=board,
         average=WeightAverage(network, options.ema) if options.ema else None,
     )
@@ -177,20 +198,15 @@ def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
     order = epoch_order(
         lesson.pool, seed=job.seed, epoch=epoch, batch_size=options.batch_size, balance=options.balance
     )
-    views = torch.zeros(len(order), dtype=torch.long)
-    if options.augment.dihedral:
-        with_turns = options.augment.dihedral != "flips"
-        views = draw_views(job.seed, epoch, order, with_turns=with_turns)
-    colour = draw_colour(job.seed, epoch, order, options.augment)
-    changes = bool((colour != 1).any())
+    views = draw(job.seed, epoch, order, options.augment)
+    exact = torch.zeros(len(order), dtype=torch.long) if views.exact is None else views.exact
     where = lesson.targets.index_device if lesson.targets else torch.device("cpu")
     return EpochPlan(
         order=order,
         views=views.to(lesson.device),
-        colour=colour.to(lesson.device) if changes else None,
         labels=torch.from_numpy(lesson.bank.index.labels[order]).to(lesson.device),
         target_ids=torch.from_numpy(order).to(where),
-        target_views=views.to(where),
+        target_views=exact.to(where),
     )
 
 
@@ -241,18 +257,47 @@ def _open_targets(task: Task, device: torch.device) -> Targets | None:
         )
     if not task.method.needs_teacher:
         return None
+    online = task.options.targets == "online"
     if task.targets is None:
+        flag = "--teacher, its model.safetensors" if online else "--targets, the HDF5 of this magnification"
         raise UserError(
-            f"the method compares with a teacher ({', '.join(task.method.terms)}); give --targets, the HDF5 "
-            "that `lowmag targets` wrote for this magnification"
+            f"the method compares with a teacher ({', '.join(task.method.terms)}); give {flag} that "
+            f"`lowmag {'teacher' if online else 'targets'}` wrote"
         )
+    if online:
+        return None
+    if problem := task.options.caching_problem:
+        raise UserError(problem)
     targets = Targets(task.targets, task.method, device)
-    if targets.n_views == 1 and task.options.augment.dihedral:
+    if targets.n_views < (shown := task.options.augment.n_views):
         raise UserError(
-            f"targets {task.targets} hold one view, the student is shown eight; write targets with views: 8 "
-            "or set augment.dihedral: false"
+            f"targets {task.targets} hold {targets.n_views} exact views, the student is shown {shown}; "
+            f"write targets with views: {shown}, or set augment.dihedral to fewer"
         )
     return targets
+
+
+def _open_teacher(task: Task, device: torch.device) -> OnlineTeacher | None:
+    if task.options.targets == "cached" or not task.method.needs_teacher:
+        return None
+    assert task.targets is not None, "_open_targets refuses a task without"
+    return OnlineTeacher(task.targets, task.method, device, task.options.precision)
+
+
+def _banks(task: Task, index: TileIndex, pool: Pool, device: torch.device) -> tuple[Bank, Feed]:
+    """The bank of the network's tiles, and the feed with that of the teacher's tiles where they are shown.
+
+    A student whose pictures are made from the teacher's never looks at its own tiles in training: they stay
+    in their files.
+    """
+    job, options, finest = task.job, task.options, max(index.tile_px, default=0.0)
+    is_derived = task.role == "student" and options.augment.resamples and job.magnification != finest
+    place = "files" if is_derived else None
+    own = Bank(index, pool.ids, job.magnification, device, threads=job.threads, place=place)
+    if not is_derived and (options.targets == "cached" or not task.method.needs_teacher):
+        return own, Feed(own, None)
+    fine = Bank(index, pool.ids, finest, device, threads=job.threads)
+    return own, Feed(None if is_derived else own, fine)
 
 
 def _check_earlier(targets: Targets, task: Task, spec: ModelSpec) -> None:
@@ -262,9 +307,9 @@ def _check_earlier(targets: Targets, task: Task, spec: ModelSpec) -> None:
         targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
 
 
-def _projectors(task: Task, network: Network, targets: Targets | None) -> nn.ModuleDict:
+def _projectors(task: Task, network: Network, source: Targets | OnlineTeacher | None) -> nn.ModuleDict:
     channels = network.head.in_features
-    teacher_channels = (targets.channels if targets else None) or channels
+    teacher_channels = (source.channels if source else None) or channels
     return build_projectors(task.method, channels, teacher_channels, len(task.job.classes))
 
 
@@ -288,7 +333,7 @@ def _spec(task: Task, bank: Bank, pool: Pool) -> ModelSpec:
     )
 
 
-def _digest(task: Task, index: TileIndex, held_out: TileIndex, targets: Targets | None) -> str:
+def _digest(task: Task, index: TileIndex, held_out: TileIndex, source: Targets | OnlineTeacher | None) -> str:
     job = task.job
     return digest_of(
         {
@@ -301,7 +346,7 @@ def _digest(task: Task, index: TileIndex, held_out: TileIndex, targets: Targets 
             "classes": list(job.classes),
             "splits": file_sha256(job.splits),
             "tiles": [index.identity, held_out.identity],
-            "teacher": targets.teacher_sha256 if targets else None,
+            "teacher": source.teacher_sha256 if source else None,
             "initial": file_sha256(job.initial) if job.initial else None,
             "code": code_fingerprint("train"),
         }

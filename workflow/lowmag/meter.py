@@ -8,15 +8,16 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TypeVar
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from lowmag.device import memory_in_use
 
 LOG_EVERY_S = 30.0
 BAR_EVERY_S = 5.0  # each time the host waits for the device
+Part = TypeVar("Part")
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Meter:
         self._bar: tqdm | None = None
         self.n_steps = 0
 
-    def watching(self, parts: Iterable[Tensor], per_step: int = 1) -> Iterator[Tensor]:
+    def watching(self, parts: Iterable[Part], per_step: int = 1) -> Iterator[Part]:
         """The parts of batches, `per_step` to each; the time they let one wait is counted."""
         source = iter(parts)
         fetched = 0

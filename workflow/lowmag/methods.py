@@ -53,7 +53,7 @@ class StudentBatch:
 def teacher_targets(
     outputs: tuple[Tensor, Tensor],
     head_weight: Tensor,
-    cells: int,
+    cells: int | tuple[int, int],
     *,
     resizes: Sequence[losses.Resize],
     relus: Sequence[Relu],

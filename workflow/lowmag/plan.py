@@ -229,6 +229,10 @@ class Plan:
         """Whether a method compares with the teacher."""
         return self.config.methods[method].needs_teacher
 
+    def asks_online(self, method: str) -> bool:
+        """Whether the students of a method ask the teacher itself, so that no targets are stored for them."""
+        return self.needs_teacher(method) and self.config.student_training(method).targets == "online"
+
     def student_names(self) -> list[str]:
         """Names of the students' magnifications, highest first."""
         return [name_of(m) for m in sorted(self.config.tiles.students, reverse=True)]

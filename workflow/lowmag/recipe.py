@@ -7,13 +7,16 @@ from pydantic import Field, model_validator
 from lowmag.sections import Section
 
 Share = Annotated[int, Field(ge=0, le=100)]
+Scale = Annotated[float, Field(gt=0.25, lt=4)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Network = Literal["resnet18", "resnet10gn", "vgg16"]
 VGG16_STRIDE = 16
 
 
 class Augment(Section):
-    dihedral: bool | Literal["flips"] = Field(
-        default=True, description="the 8 exact flips and rotations; flips: the 4 without quarter turns"
+    dihedral: bool | Literal["flips", "horizontal"] = Field(
+        default=True,
+        description="the 8 exact flips and rotations; flips: the 4 without quarter turns; horizontal: 2",
     )
     brightness: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of brightness")
     contrast: float = Field(default=0.1, ge=0, lt=1, description="largest relative change of contrast")
@@ -21,6 +24,44 @@ class Augment(Section):
     stain: float = Field(
         default=0.1, ge=0, lt=1, description="largest relative change of optical density per channel"
     )
+    hue: float = Field(default=0.0, ge=0, le=0.5, description="largest turn of the colour circle, turns")
+    rotation: float = Field(default=0.0, ge=0, le=180, description="largest turn about the centre, degrees")
+    zoom: tuple[Scale, Scale] = Field(default=(1.0, 1.0), description="smallest and largest enlargement")
+    shift: tuple[Fraction, Fraction] = Field(
+        default=(0.0, 0.0), description="largest shift sideways and up or down, share of the edge"
+    )
+    border: Literal["reflect", "black"] = Field(
+        default="reflect", description="what rotation, zoom and shift bring in from outside the picture"
+    )
+    probability: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="chance that a tile is changed, of colours (all at once), rotation, zoom and shift each",
+    )
+
+    @model_validator(mode="after")
+    def _zoom_in_order(self) -> "Augment":
+        if self.zoom[0] > self.zoom[1]:
+            raise ValueError(
+                f"zoom goes from {self.zoom[0]:g} to {self.zoom[1]:g}: put the smaller one first"
+            )
+        return self
+
+    @property
+    def n_views(self) -> int:
+        """How many exact views are drawn from: the first 1, 2, 4 or 8 in the numbering of `augment`."""
+        return {True: 8, "flips": 4, "horizontal": 2, False: 1}[self.dihedral]
+
+    @property
+    def changes_colour(self) -> bool:
+        """Whether any colour is changed."""
+        return any((self.brightness, self.contrast, self.saturation, self.stain, self.hue))
+
+    @property
+    def resamples(self) -> bool:
+        """Whether pictures are turned, enlarged or shifted by anything that is no exact view."""
+        return bool(self.rotation) or self.zoom != (1, 1) or self.shift != (0, 0)
 
 
 class Architecture(Section):
@@ -115,11 +156,27 @@ class StudentTraining(Training):
         description="weights that training begins with; teacher: those of the seed's teacher, head included",
     )
 
+    targets: Literal["cached", "online"] = Field(
+        default="cached",
+        description="cached: what the teacher says of the exact views in unchanged colours, computed once; "
+        "online: what it says of the very picture, asked in every step",
+    )
+
     @model_validator(mode="after")
     def _one_beginning(self) -> "StudentTraining":
         if self.initial == "teacher" and self.weights:
             raise ValueError("initial: teacher and weights both say where to begin: set weights: null")
         return self
+
+    @property
+    def caching_problem(self) -> str | None:
+        """Why no stored targets fit what a student of these options is shown; None when they do."""
+        if self.targets == "online" or not self.augment.resamples:
+            return None
+        return (
+            "augment.rotation, zoom and shift make endless views, and targets are stored for the exact ones "
+            "alone: set students.targets: online, or rotation: 0, zoom: [1, 1] and shift: [0, 0]"
+        )
 
 
 class Students(StudentTraining):

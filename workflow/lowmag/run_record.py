@@ -51,7 +51,7 @@ def write_run(path: Path, lesson: Lesson, *, epoch: int, seconds: float, session
         "seconds": round(seconds, 1),
         "sessions": sessions,
         "weights_sha256": weights_sha256(path.with_name("model.safetensors")),
-        "teacher_sha256": lesson.targets.teacher_sha256 if lesson.targets else None,
+        "teacher_sha256": lesson.teacher_sha256,
         "splits_sha256": file_sha256(task.job.splits),
         "tiles_sha256": lesson.bank.index.identity,
         "data": _data(lesson),

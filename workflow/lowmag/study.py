@@ -57,7 +57,9 @@ class TargetOptions(Section):
         description="attention maps of earlier stages to store: cells per edge by form (inside-2) and "
         "magnification name",
     )
-    views: Literal[1, 8] = Field(default=8, description="exact flips and rotations of every tile")
+    views: Literal[1, 2, 4, 8] = Field(
+        default=8, description="exact flips and rotations of every tile: the first so many of `augment`"
+    )
 
 
 class Study(Section):

@@ -62,7 +62,7 @@ class Targets:
 
     @property
     def n_views(self) -> int:
-        """Views of every tile: 8, or 1 for the tile as it is."""
+        """Views of every tile, the first so many in the numbering of `augment`."""
         return int(self.attributes["views"])
 
     @property

@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -18,14 +17,13 @@ from lowmag.device import inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
-from lowmag.losses import resize_map
-from lowmag.methods import TargetsBatch, teacher_targets
-from lowmag.models import ModelSpec, Network, load_model, prepare, weights_sha256
+from lowmag.methods import TargetsBatch
+from lowmag.models import ModelSpec, Network, prepare, weights_sha256
 from lowmag.splits import read_splits
-from lowmag.stages import teacher_attention
 from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
-from lowmag.terms import HEAD, earlier_form
+from lowmag.teaching import load_teacher, say
+from lowmag.terms import HEAD
 
 LOG_EVERY_S = 10.0
 
@@ -39,9 +37,7 @@ def write_targets(
 
     Tiles are those of all train slides, labelled and unlabelled. The format is that of `target_file`.
     """
-    network, spec = load_model(teacher)
-    if spec.role != "teacher":
-        raise UserError(f"{teacher} is a {spec.role}; give the model.safetensors of a teacher")
+    network, spec = load_teacher(teacher)
     device = pick_device(threads)
     network.to(device)
     index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], spec.classes)
@@ -71,7 +67,7 @@ def _said(
         # Inference mode is quicker, but autograd, which earlier stages need, knows nothing of its tensors.
         with torch.inference_mode(not options.earlier), torch.no_grad():
             upright = prepare(pictures, spec)
-            views = [_of_view(network, dihedral(upright, view), options) for view in range(options.views)]
+            views = [say(network, dihedral(upright, view), options) for view in range(options.views)]
             yield start, {name: [view[name] for view in views] for name in options.grids}
         start += len(pictures)
         if time.monotonic() - logged > LOG_EVERY_S or start == len(bank.ids):
@@ -81,24 +77,6 @@ def _said(
             logger.info(
                 "targets: %d of %d tiles, %.1f tiles/s, %.0f s left", start, len(bank.ids), rate, left
             )
-
-
-def _of_view(network: Network, pictures: Tensor, options: TargetOptions) -> dict[str, TargetsBatch]:
-    """What the teacher says of pictures, by student."""
-    outputs = network(pictures)
-    said = {
-        name: teacher_targets(
-            outputs, network.head.weight, cells, resizes=options.resizes, relus=options.attention
-        )
-        for name, cells in options.grids.items()
-    }
-    for form, grids in options.earlier.items():
-        relu, stage = earlier_form(form)
-        maps = teacher_attention(network, pictures, stage, relu)
-        for name, cells in grids.items():
-            attention = {**said[name].attention, form: resize_map(maps, cells, "area")}
-            said[name] = replace(said[name], attention=attention)
-    return said
 
 
 def _create(stack: ExitStack, path: Path, index: TileIndex) -> h5py.File:

@@ -20,14 +20,13 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from lowmag import chance
-from lowmag.augment import apply_colour, apply_views, dihedral
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
 from lowmag.meter import Meter
 from lowmag.methods import StudentBatch, TargetsBatch, combine
-from lowmag.models import as_unit, normalise, save_model
+from lowmag.models import normalise, save_model
 from lowmag.publish import write_text
 from lowmag.recipe import StudentTraining, Teacher, Training
 from lowmag.run_lock import locked
@@ -36,6 +35,7 @@ from lowmag.stages import split
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.time_limit import minutes_left
 from lowmag.validation import Validated, score, validate
+from lowmag.views import Part, show_both
 
 __all__ = ["Job", "train_student", "train_teacher"]
 
@@ -61,7 +61,10 @@ def train_teacher(job: Job, options: Training) -> int:
 def train_student(
     job: Job, options: StudentTraining, method: Method, targets: Path | None, unlabelled: int
 ) -> int:
-    """Exit status, as `train_teacher`; `unlabelled` is the per cent of the unlabelled train slides used."""
+    """Exit status, as `train_teacher`; `unlabelled` is the per cent of the unlabelled train slides used.
+
+    `targets` is the file of the teacher's targets, or with `options.targets: online` the teacher's model.
+    """
     return _train(Task(job, "student", options, method, targets, unlabelled))
 
 
@@ -124,7 +127,7 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     plan = plan_epoch(lesson, progress.epoch)
     meter = Meter(options.batch_size, n_steps - progress.step, lesson.device)
     seconds_before = progress.seconds
-    parts = lesson.bank.batches(plan.order[progress.step * options.batch_size :], options.part_size)
+    parts = lesson.feed.parts(plan.order[progress.step * options.batch_size :], options.part_size)
     watched = meter.watching(parts, options.accumulate)
     for first in watched:
         lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
@@ -162,7 +165,7 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     return True
 
 
-def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Tensor], lr: float) -> Tensor:
+def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Part], lr: float) -> Tensor:
     """One step of the optimiser on a batch that comes in parts; the parts of the loss, on the device."""
     options, size = lesson.options, lesson.options.part_size
     batch = slice(step * options.batch_size, (step + 1) * options.batch_size)
@@ -178,10 +181,12 @@ def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Tensor], l
     return losses
 
 
-def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Tensor) -> Tensor:
+def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Part) -> Tensor:
     """The parts of the loss of some tiles, after their gradients were added to those there are."""
-    pictures = _view(lesson, plan, places.own, tiles)
-    parts = combine(lesson.task.method, _student(lesson, pictures), _expected(lesson, plan, places))
+    pictures, fine = show_both(tiles, plan.views[places.own], lesson.factor)
+    given = normalise(pictures, lesson.spec).contiguous(memory_format=memory_format(lesson.device))
+    student = _student(lesson, given)
+    parts = combine(lesson.task.method, student, _expected(lesson, plan, places, student, fine))
     parts["loss"].backward()
     return torch.stack([parts[name].detach() for name in lesson.parts])
 
@@ -201,29 +206,17 @@ def _student(lesson: Lesson, pictures: Tensor) -> StudentBatch:
     )
 
 
-def _view(lesson: Lesson, plan: EpochPlan, places: slice, tiles: Tensor) -> Tensor:
-    """What the network is shown of tiles (n, H, W, 3): turned, recoloured, standardised, (n, 3, H, W)."""
-    tiles = tiles.permute(0, 3, 1, 2)
-    if lesson.options.augment.dihedral:
-        tiles = _turn(tiles, plan.views[places])
-    pictures = as_unit(tiles)
-    if plan.colour is not None:
-        pictures = apply_colour(pictures, plan.colour[places])
-    return normalise(pictures, lesson.spec).contiguous(memory_format=memory_format(lesson.device))
-
-
-def _turn(tiles: Tensor, views: Tensor) -> Tensor:
-    if tiles.device.type == "cpu":  # one copy in place of six; a GPU would wait for the host in every step
-        return torch.stack([dihedral(tile, view) for tile, view in zip(tiles, views.tolist(), strict=True)])
-    return apply_views(tiles, views)
-
-
-def _expected(lesson: Lesson, plan: EpochPlan, places: Places) -> TargetsBatch:
+def _expected(
+    lesson: Lesson, plan: EpochPlan, places: Places, student: StudentBatch, fine: Tensor | None
+) -> TargetsBatch:
+    """Labels, and what the teacher says: of the exact view, stored, or of the very picture `fine`."""
     own, labels = places.own, plan.labels[places.own]
-    if lesson.targets is None:
-        targets = TargetsBatch(labels)
-    else:
+    if lesson.teacher and fine is not None:
+        targets = lesson.teacher.batch(fine, labels, student)
+    elif lesson.targets:
         targets = lesson.targets.batch(plan.target_ids[own], plan.target_views[own], labels)
+    else:
+        targets = TargetsBatch(labels)
     if own == places.batch:
         return targets
     n_labelled, n_all_labelled = ((part >= 0).sum() for part in (labels, plan.labels[places.batch]))

@@ -181,7 +181,7 @@ def method_terms(wildcards):
 
 
 def student_targets(wildcards):
-    if not plan.needs_teacher(wildcards.method):
+    if not plan.needs_teacher(wildcards.method) or plan.asks_online(wildcards.method):
         return []
     magnification = float(magnification_number(wildcards))
     return f"{OUT}/{plan.targets_file(wildcards.method, magnification, wildcards.seed)}"
@@ -205,8 +205,15 @@ def student_weights(wildcards):
     return plan.student_weights(wildcards.method)
 
 
+def student_teacher(wildcards):
+    if not plan.asks_online(wildcards.method):
+        return []
+    return f"{OUT}/teacher/seed{wildcards.seed}/model.safetensors"
+
+
 def targets_flag(wildcards, input):
-    return f"--targets {shlex.quote(str(input.targets))}" if input.targets else ""
+    files = {"targets": input.targets, "teacher": input.teacher}
+    return " ".join(f"--{k} {shlex.quote(str(v))}" for k, v in files.items() if v)
 
 
 def magnification_number(wildcards):

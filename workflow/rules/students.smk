@@ -4,6 +4,7 @@ rule student:
         tiles=every_tile_file(),
         targets=student_targets,
         initial=student_initial,
+        teacher=student_teacher,
     output:
         model=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/model.safetensors",
         metrics=f"{OUT}/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}/metrics.csv",
