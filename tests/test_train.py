@@ -427,7 +427,7 @@ def test_a_student_begins_with_the_weights_of_its_teacher(cohort: Path, tmp_path
     teacher = cohort / "teacher" / "model.safetensors"
     job = job_of(cohort, tmp_path / "run", initial=teacher)
     options = QUICK.model_copy(update={"initial": "teacher", "stride": 16})  # the weights fit at every stride
-    with locked(job.state):
+    with locked(job.state, Stop(1)):
         lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
     weights = load_file(teacher)
     assert set(weights) == set(lesson.network.state_dict())
