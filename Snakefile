@@ -9,7 +9,7 @@ configfile: "config.yaml"
 report: "workflow/report/workflow.rst"
 
 
-# One GPU per job on a workstation; on a cluster the scheduler counts.
+# Counted on a workstation alone: on a cluster the scheduler does.
 resource_scopes:
     gpu="local",
 
@@ -18,6 +18,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/slides.smk"
 include: "workflow/rules/tiles.smk"
+include: "workflow/rules/chunks.smk"
 include: "workflow/rules/qc.smk"
 include: "workflow/rules/teacher.smk"
 include: "workflow/rules/students.smk"
@@ -36,3 +37,5 @@ rule all:
 
 onstart:
     say_device()
+    refuse_single_slides()
+    keep_config()

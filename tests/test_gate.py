@@ -1,7 +1,4 @@
-from pathlib import Path
-
 import numpy as np
-import pytest
 from lowmag import gate
 from lowmag.store import Layout, TileRow, writing
 
@@ -45,15 +42,3 @@ def test_slide_found_unreadable_while_cut_is_named(tmp_path):
     ]
     (tmp_path / "tiles/B.h5").write_bytes(b"half a file")
     assert gate.bad_slides(tmp_path) == ""
-
-
-@pytest.mark.parametrize(("visible", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,1", 2), ("GPU-a,GPU-b", 2)])
-def test_visible_devices_decide_the_count(monkeypatch, visible, count):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gate.gpu_count() == count
-
-
-def test_devices_are_counted_where_nothing_is_said(monkeypatch):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    names = {path.name for path in Path("/dev").glob("nvidia[0-9]*")}
-    assert gate.gpu_count() == len(names)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 from html_page import Page
-from lowmag import cohort, evaluate, figures, report
+from lowmag import cohort, evaluate, figures, report, tile_table
 from lowmag.cohort import MOST_OVERLAYS
 from lowmag.errors import UserError
 from lowmag.publish import write_json, write_text
@@ -212,7 +212,7 @@ def test_overlays_are_capped_and_the_rest_is_counted(results: Path, study: Study
 
 
 def test_slide_found_unreadable_while_cut_shows_why(results: Path, study: Study, tmp_path: Path) -> None:
-    """Its record says ok: only the tile file knows."""
+    """Its record says ok: only the tile file knows, and the table of tile files."""
     (tmp_path / "tiles").mkdir()
     for file in (results / "tiles").iterdir():
         (tmp_path / "tiles" / file.name).symlink_to(file)
@@ -224,6 +224,7 @@ def test_slide_found_unreadable_while_cut_shows_why(results: Path, study: Study,
     found = {"slide_id": "val0", "verdict": "unreadable", "reason": "3 of 9 fields", "cure": "copy it again"}
     with writing(tmp_path / "tiles/val0.h5", layout, found):
         pass
+    tile_table.write_table(tmp_path / "tiles.tsv", tmp_path / "tiles", ["train0", "val0"])
     read = cohort.read_cohort(tmp_path, study)
     first = cohort.check_rows(read).rows[0]
     assert [cell.text for cell in first[:3]] == [

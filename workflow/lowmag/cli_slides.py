@@ -85,6 +85,11 @@ def add_commands(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="splits.csv")
     add_options(parser, "splits")
 
+    parser = add_command(commands, "tile-table", "List the tile files of a cohort.", _tile_table)
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    parser.add_argument("--out", type=Path, required=True, help="tiles.tsv")
+
     parser = add_command(commands, "reading", "Time the reading of slides at every magnification.", _reading)
     parser.add_argument("--records", type=Path, required=True, help="folder of JSON records")
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
@@ -220,6 +225,13 @@ def _regions(args: argparse.Namespace, rows):
     return classes_of_slides(
         rows, args.classes, parse_options(Annotations, args.annotations, "--annotations")
     )
+
+
+def _tile_table(args: argparse.Namespace) -> None:
+    from lowmag import splits, tile_table
+
+    slides = [row.slide_id for row in splits.read_splits(args.splits)]
+    tile_table.write_table(args.out, args.tiles, slides)
 
 
 def _reading(args: argparse.Namespace) -> None:

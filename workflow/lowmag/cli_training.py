@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from lowmag import gpus
 from lowmag.cli_parts import add_command, add_options, class_names
 
 
@@ -90,6 +91,7 @@ def _job(args: argparse.Namespace):
 
 
 def _teacher(args: argparse.Namespace) -> int:
+    gpus.take()
     from lowmag import train
     from lowmag.config import parse_options
     from lowmag.recipe import Teacher
@@ -98,6 +100,7 @@ def _teacher(args: argparse.Namespace) -> int:
 
 
 def _student(args: argparse.Namespace) -> int:
+    gpus.take()
     from lowmag import train
     from lowmag.config import parse_options
     from lowmag.recipe import StudentTraining
@@ -110,6 +113,7 @@ def _student(args: argparse.Namespace) -> int:
 
 
 def _targets(args: argparse.Namespace) -> None:
+    gpus.take()
     from lowmag import targets
     from lowmag.config import parse_options
     from lowmag.study import TargetOptions
@@ -125,6 +129,7 @@ def _targets(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    gpus.take()
     from lowmag import predict
 
     predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads)

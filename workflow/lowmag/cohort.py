@@ -11,8 +11,8 @@ import numpy as np
 from lowmag.index import TileIndex, index_tiles
 from lowmag.page import Cell, Table, jpeg_uri
 from lowmag.splits import SplitRow, read_splits
-from lowmag.store import TileFile
 from lowmag.study import Study
+from lowmag.tile_table import read_verdicts
 from lowmag.wording import NONE, count, three_digits, whole, without_folders
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -53,13 +53,9 @@ def read_cohort(results: Path, study: Study) -> Cohort:
         with check.open(encoding="utf-8", newline="") as lines:
             checked = list(csv.DictReader(lines, delimiter="\t"))
     cohort = Cohort(rows, index_tiles(results / "tiles", rows, study.classes), checked)
-    tiles_of = cohort.tiles_of
+    found_while_cut = read_verdicts(results / "tiles.tsv")
     for row in checked:
-        if tiles_of.get(row["slide_id"]) == 0:
-            with TileFile(results / "tiles" / f"{row['slide_id']}.h5") as file:
-                found = file.attributes
-            if found.get("verdict", "ok") != "ok":  # found only when the tiles were cut
-                row |= {name: str(found.get(name, "")) for name in ("verdict", "reason", "cure")}
+        row |= found_while_cut.get(row["slide_id"], {})
     return cohort
 
 

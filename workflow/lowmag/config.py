@@ -21,6 +21,9 @@ from lowmag.terms import LAST_STAGE, Method
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 
 
+SNAKEMAKE_MB = 1000  # what Snakemake itself may take within a job
+
+
 class Job(Section):
     """What a job of one kind asks for; changing it reruns nothing."""
 
@@ -44,8 +47,17 @@ class SlideJob(Job):
         return threads
 
 
+class ChunkJob(Job):
+    slides: int = Field(default=50, ge=1, description="slides that one job takes, count")
+    threads: int = Field(default=1, ge=1, description="slides at once, one CPU thread each")
+    mem_mb: int = Field(
+        default=3000, ge=1000, description="memory, megabytes; compute.slide for each, and 1000"
+    )
+
+
 class Compute(Section):
     slide: SlideJob = SlideJob()
+    chunk: ChunkJob = ChunkJob()
     teacher: Job = Job()
     targets: Job = Job(runtime=120)
     students: Job = Job()
@@ -143,6 +155,16 @@ class Config(Section):
         if by_grade and not self.classes:
             raise ValueError(
                 "ordinal, and select: kappa, need the classes in order: set classes, as [benign, low, high]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_in_chunks(self) -> "Config":
+        chunk, slide = self.compute.chunk, self.compute.slide
+        if chunk.mem_mb < (needed := chunk.threads * slide.mem_mb + SNAKEMAKE_MB):
+            raise ValueError(
+                f"compute.chunk: {chunk.threads} slides at once need {needed} megabytes ({slide.mem_mb} each "
+                f"and {SNAKEMAKE_MB}), mem_mb is {chunk.mem_mb}; raise it or lower threads"
             )
         return self
 

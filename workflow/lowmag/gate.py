@@ -1,20 +1,11 @@
-"""What the workflow says at its start and end: the device there is, and whether a slide was rejected."""
+"""What the workflow says at its end: whether a slide was rejected."""
 
 import csv
 import os
-import re
 import sys
 from pathlib import Path
 
 MOST_BYTES_WITHOUT_TILES = 1 << 18  # of a tile file that holds none; larger ones need not be opened
-
-
-def gpu_count() -> int:
-    """GPUs this machine shows: those named in `CUDA_VISIBLE_DEVICES` when set, else the NVIDIA devices."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([name for name in visible.split(",") if name.strip() not in {"", "-1"}])
-    return sum(re.fullmatch(r"nvidia\d+", path.name) is not None for path in Path("/dev").glob("nvidia*"))
 
 
 def exit_on_bad_slides(results: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,12 @@ class Plan:
 
     def code(self, *modules: str) -> str:
         """Fingerprint of the code a rule runs."""
-        return code_fingerprint(*modules)
+        return _fingerprint(modules)
+
+
+@cache  # asked for once per slide and rule
+def _fingerprint(modules: tuple[str, ...]) -> str:
+    return code_fingerprint(*modules)
 
 
 def _digest(path: str | None) -> str:

@@ -10,10 +10,11 @@ from snakemake.logging import logger
 PACKAGE_FOLDER = str(Path(workflow.basedir, "workflow"))
 sys.path.insert(0, PACKAGE_FOLDER)
 
-from lowmag import gate
+from lowmag import chunks, gate, gpus
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.plan import Plan
+from lowmag.publish import write_json
 
 try:
     plan = Plan(config)
@@ -22,6 +23,7 @@ except UserError as problem:
     raise WorkflowError(str(problem))
 
 OUT = plan.outdir
+CHUNK_CONFIG = f"{OUT}/state/config.json"
 FIGURES = [
     "accuracy_magnification",
     "accuracy_cost",
@@ -39,6 +41,7 @@ wildcard_constraints:
     seed=r"\d+",
     magnification=r"[0-9.]+x",
     share=r"\d+",
+    chunk=r"\d+/\d+",
     method=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     run=r"(teacher|students)/.+",
 
@@ -51,13 +54,16 @@ if "conda" in {
         f'export PYTHONPATH="{PACKAGE_FOLDER}"; lowmag() {{ python -m lowmag.cli "$@"; }}; '
     )
 
-# To Snakemake `gpu` is a counter. Unless the user gave its size, jobs take turns on the first device.
-if gate.gpu_count() and "gpu" not in workflow.global_resources:
-    workflow.global_resources["gpu"] = 1
+# To Snakemake `gpu` is a counter; which device is whose, the jobs settle among themselves (lowmag.gpus). On a cluster
+# (--jobs) the scheduler counts, whatever the machine has that Snakemake was started on.
+GPUS = gpus.visible() if workflow.is_main_process else []
+is_cluster = workflow.resource_settings.nodes is not None
+if GPUS and not is_cluster and "gpu" not in workflow.global_resources:
+    workflow.global_resources["gpu"] = len(GPUS)
 
 
 def say_device():
-    if not gate.gpu_count():
+    if not GPUS and workflow.local_exec:
         logger.info(
             "No GPU was found here: teacher, targets, students and predictions run on the CPU."
         )
@@ -65,7 +71,10 @@ def say_device():
 
 def refuse_bad_slides():
     executed = (
-        workflow.is_main_process and workflow.executor_plugin and not workflow.dryrun
+        workflow.is_main_process
+        and workflow.executor_plugin
+        and not workflow.dryrun
+        and not workflow.execution_settings.no_hooks  # within a chunk
     )
     if executed and plan.config.on_bad_slide == "fail":
         gate.exit_on_bad_slides(Path(OUT))
@@ -73,6 +82,43 @@ def refuse_bad_slides():
 
 # Snakemake calls no handler when there is nothing to do, and a rule that failed would lose the table.
 atexit.register(refuse_bad_slides)
+
+
+# The jobs of a cluster are big: one of a single slide spends more time on starting than on the slide.
+def refuse_single_slides():
+    if workflow.local_exec or plan.from_pictures:
+        return
+    stages = {"inspect", "tissue", "tiles"}
+    n_jobs = sum(job.rule.name in stages for job in workflow.dag.needrun_jobs())
+    most = len(stages) * plan.job("chunk").slides
+    if n_jobs > most:
+        raise WorkflowError(
+            f"{n_jobs} jobs of one slide each, more than {most} (three for every slide of compute.chunk.slides): "
+            "first run this command with the target `slides` behind `snakemake`, which takes them in chunks"
+        )
+
+
+# What the Snakemake within a chunk reads in place of the files and options given to this one.
+def keep_config():
+    if any(job.rule.name == "chunk" for job in workflow.dag.needrun_jobs()):
+        write_json(CHUNK_CONFIG, config)
+
+
+def every_chunk():
+    sizes = plan.job("chunk").slides
+    return [f"{OUT}/chunks/{chunk}.done" for chunk in chunks.names(len(SLIDES), sizes)]
+
+
+def slides_of_chunk(wildcards):
+    return chunks.members(SLIDES, wildcards.chunk)
+
+
+def tiles_of_chunk(wildcards):
+    return [f"{OUT}/tiles/{slide}.h5" for slide in slides_of_chunk(wildcards)]
+
+
+def chunk_digest(wildcards):
+    return chunks.digest(plan, slides_of_chunk(wildcards))
 
 
 def path_of_slide(wildcards):
@@ -222,10 +268,6 @@ def magnification_number(wildcards):
 
 def folder_of_records(wildcards, input):
     return str(Path(input.records[0]).parent)
-
-
-def folder_of_tiles(wildcards, input):
-    return str(Path(input.tiles[0]).parent)
 
 
 def folder_of_predictions(wildcards, input):

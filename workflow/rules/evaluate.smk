@@ -4,7 +4,7 @@ if not plan.from_pictures:
     rule reading:
         input:
             records=every_slide("slides/{slide}.json"),
-            tiles=every_tile_file(),
+            tiles=f"{OUT}/tiles.tsv",
             splits=f"{OUT}/splits.csv",
         output:
             f"{OUT}/evaluation/reading.tsv",
@@ -18,7 +18,7 @@ if not plan.from_pictures:
             runtime=plan.job("slide").runtime,
         params:
             records=folder_of_records,
-            tiles=folder_of_tiles,
+            tiles=subpath(input.tiles, strip_suffix=".tsv"),
             slides=plan.config.evaluation.reading_slides,
             code=plan.code("reading"),
         shell:

@@ -2,7 +2,7 @@ rule predictions:
     input:
         model=f"{OUT}/{{run}}/model.safetensors",
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
     output:
         tiles=f"{OUT}/predictions/{{run}}/tiles.parquet",
         slides=f"{OUT}/predictions/{{run}}/slides.parquet",
@@ -17,7 +17,7 @@ rule predictions:
         mem_mb=plan.job("predictions").mem_mb,
         runtime=plan.job("predictions").runtime,
     params:
-        tiles=folder_of_tiles,
+        tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.tiles, parent=True),
         code=plan.code("predict"),
     shell:

@@ -8,7 +8,7 @@ if not plan.from_pictures:
             records=every_slide("slides/{slide}.json"),
             outlines=every_slide("tissue/{slide}.geojson"),
             overlays=overlays(),
-            tiles=every_tile_file(),
+            tiles=f"{OUT}/tiles.tsv",
         output:
             page=report(
                 f"{OUT}/qc.html",

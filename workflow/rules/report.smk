@@ -34,7 +34,7 @@ rule gallery:
         teacher=f"{OUT}/{plan.models[0]}/model.safetensors",
         students=[f"{OUT}/{model}/model.safetensors" for model in plan.gallery],
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
     output:
         report(
             f"{OUT}/figures/gallery.png",
@@ -51,7 +51,7 @@ rule gallery:
         mem_mb=4000,
         runtime=30,
     params:
-        tiles=folder_of_tiles,
+        tiles=subpath(input.tiles, strip_suffix=".tsv"),
         code=plan.code("gallery"),
     shell:
         "lowmag gallery --teacher {input.teacher:q} --students {input.students:q} --tiles {params.tiles:q}"
@@ -63,7 +63,7 @@ rule report:
         check=check_table(),
         overlays=overlays(),
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
         runs=[f"{OUT}/{model}/run.json" for model in plan.models],
         metrics=f"{OUT}/evaluation/metrics.tsv",
         summary=f"{OUT}/evaluation/summary.json",

@@ -1,7 +1,7 @@
 rule student:
     input:
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
         targets=student_targets,
         initial=student_initial,
         teacher=student_teacher,
@@ -19,7 +19,7 @@ rule student:
         mem_mb=plan.job("students").mem_mb,
         runtime=plan.job("students").runtime,
     params:
-        tiles=folder_of_tiles,
+        tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}",
         classes=json.dumps(CLASSES),

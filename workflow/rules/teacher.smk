@@ -2,7 +2,7 @@
 rule teacher:
     input:
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
     output:
         model=f"{OUT}/teacher/seed{{seed}}/model.safetensors",
         metrics=f"{OUT}/teacher/seed{{seed}}/metrics.csv",
@@ -18,7 +18,7 @@ rule teacher:
         mem_mb=plan.job("teacher").mem_mb,
         runtime=plan.job("teacher").runtime,
     params:
-        tiles=folder_of_tiles,
+        tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/teacher/seed{{seed}}",
         classes=json.dumps(CLASSES),
@@ -37,7 +37,7 @@ rule targets:
     input:
         teacher=f"{OUT}/teacher/seed{{seed}}/model.safetensors",
         splits=f"{OUT}/splits.csv",
-        tiles=every_tile_file(),
+        tiles=f"{OUT}/tiles.tsv",
     output:
         [f"{OUT}/targets/seed{{seed}}/{name}.h5" for name in plan.targets_names()],
     log:
@@ -51,7 +51,7 @@ rule targets:
         mem_mb=plan.job("targets").mem_mb,
         runtime=plan.job("targets").runtime,
     params:
-        tiles=folder_of_tiles,
+        tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output[0], parent=True),
         options=plan.target_options(),
         code=plan.code("targets"),

@@ -95,3 +95,26 @@ else:
         shell:
             "lowmag splits --slides {input.sheet:q} --check {input.check:q} --out {output:q} {params.regions}"
             " --options {params.options:q} > {log:q} 2>&1"
+
+
+# What every run waits for in place of thousands of files. Without the code among its params: it makes no tile, and
+# a change of it would train everything anew.
+rule tile_table:
+    input:
+        splits=f"{OUT}/splits.csv",
+        tiles=every_tile_file(),
+    output:
+        f"{OUT}/tiles.tsv",
+    log:
+        f"{OUT}/logs/tile_table.log",
+    priority: 1
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        tiles=subpath(output[0], strip_suffix=".tsv"),
+    shell:
+        "lowmag tile-table --tiles {params.tiles:q} --splits {input.splits:q} --out {output:q} > {log:q} 2>&1"
