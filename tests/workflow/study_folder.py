@@ -1,8 +1,10 @@
 """A tiny study in a folder of its own, and Snakemake run on it as a user would."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,12 +39,23 @@ class StudyFolder:
             config[key] = {**config[key], **value} if isinstance(value, dict) and key in config else value
         (self.folder / "tiny.yaml").write_text(yaml.safe_dump(config))
 
+    def command(self, *arguments: str, repository: Path = REPOSITORY) -> list[str]:
+        """What a user would type, in the folder."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
+        return [
+            *command,
+            "--cores",
+            "2",
+            "--configfile",
+            str(repository / "config.yaml"),
+            "tiny.yaml",
+            *arguments,
+        ]
+
     def snakemake(self, *arguments: str, repository: Path = REPOSITORY, **environment: str):
         """Run Snakemake in the folder; returns the finished process with its text."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "Snakefile")]
-        command += ["--cores", "2", "--configfile", str(repository / "config.yaml"), "tiny.yaml", *arguments]
         return subprocess.run(
-            command,
+            self.command(*arguments, repository=repository),
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -50,6 +63,34 @@ class StudyFolder:
             timeout=900,
             check=False,
         )
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        """Snakemake at work in the folder, in a session of its own, writing to `running.log`."""
+        with (self.folder / "running.log").open("w") as log:
+            return subprocess.Popen(
+                self.command(*arguments),
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    @contextmanager
+    def running(self, *arguments: str, **environment: str):
+        """Snakemake at work, as by `start`; it and its jobs end with the block."""
+        process = self.start(*arguments, **environment)
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    @property
+    def said(self) -> str:
+        """What the last running Snakemake wrote."""
+        return (self.folder / "running.log").read_text()
 
     def planned(self, *arguments: str, repository: Path = REPOSITORY) -> dict[str, int]:
         """Rules and job counts that a dry run lists."""

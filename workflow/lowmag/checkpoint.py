@@ -5,6 +5,7 @@ atomically, belongs to one digest of everything the run depends on, and is remov
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -102,8 +103,10 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write tensors and plain values, atomically, in place of the last ones."""
+        content = io.BytesIO()  # torch's own writer raises RuntimeError on a full disk and does not say why
+        torch.save({"digest": self.digest, "state": state}, content)
         with publishing(self.path) as temporary:
-            torch.save({"digest": self.digest, "state": state}, temporary)
+            temporary.write_bytes(content.getbuffer())
         self._saved_at = time.monotonic()
 
     def remove(self) -> None:

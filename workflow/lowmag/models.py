@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -216,7 +216,8 @@ def save_model(path: Path, network: Network, spec: ModelSpec) -> None:
     weights = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     content = {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(spec)}
     with publishing(path) as temporary:
-        save_file(weights, temporary, metadata={METADATA_KEY: json.dumps(content, sort_keys=True)})
+        # Not save_file: on a full disk it raises an error of its own.
+        temporary.write_bytes(save(weights, metadata={METADATA_KEY: json.dumps(content, sort_keys=True)}))
 
 
 def load_model(path: Path) -> tuple[Network, ModelSpec]:

@@ -18,34 +18,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what only writing can meet, 
 
 
 @contextmanager
-def publishing(path: Path | str) -> Iterator[Path]:
-    """A temporary path in the folder of `path` that becomes `path` when the block ends without an error.
-
-    The suffix of `path` is kept, because writers choose their format by it. On an error the temporary
-    file is removed and an existing `path` stays as it was. What a killed process left behind is written over
-    by the next one with the same `path`. Raises UserError when the folder cannot be written to or is full.
-    """
-    path = Path(path)
-    with _reporting(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = _temporary(path)
-    try:
-        with _reporting(path, FULL):
-            yield temporary
-        with _reporting(path):
-            temporary.chmod(0o666 & ~_umask())
-            _fsync(temporary)
-            os.replace(temporary, path)
-            _fsync(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _reporting(path: Path, kinds: set[int] | None = None) -> Iterator[None]:
+def reporting(path: Path, kinds: set[int] | None = None) -> Iterator[None]:
     """Turns the system's errors (of `kinds`, or all) into a UserError that says what to do about `path`."""
     try:
         yield
@@ -55,6 +28,33 @@ def _reporting(path: Path, kinds: set[int] | None = None) -> Iterator[None]:
         cure = "make room there" if error.errno in FULL else "make its folder writable, or name another"
         reason = os.strerror(error.errno) if error.errno else error
         raise UserError(f"{path} cannot be written: {reason}; {cure} and rerun") from error
+
+
+@contextmanager
+def publishing(path: Path | str) -> Iterator[Path]:
+    """A temporary path in the folder of `path` that becomes `path` when the block ends without an error.
+
+    The suffix of `path` is kept, because writers choose their format by it. On an error the temporary
+    file is removed and an existing `path` stays as it was. What a killed process left behind is written over
+    by the next one with the same `path`. Raises UserError when the folder cannot be written to or is full.
+    """
+    path = Path(path)
+    with reporting(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = _temporary(path)
+    try:
+        with reporting(path, FULL):
+            yield temporary
+        with reporting(path):
+            temporary.chmod(0o666 & ~_umask())
+            _fsync(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
 
 
 def _temporary(path: Path) -> tuple[int, Path]:

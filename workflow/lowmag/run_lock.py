@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lowmag.checkpoint import Stop
-from lowmag.errors import UserError
+from lowmag.publish import reporting
 
 POLL_S = 0.5  # between two looks at a lock that another process holds
 
@@ -53,12 +53,9 @@ def locked(folder: Path, stop: Stop) -> Iterator[Hold]:
 
 
 def _open(path: Path) -> int:
-    try:
+    with reporting(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        cure = "make room there, or make its folder writable, and rerun"
-        raise UserError(f"{path} cannot be written: {error.strerror}; {cure}") from error
 
 
 def _lock(descriptor: int, folder: Path) -> bool:

@@ -1,0 +1,147 @@
+"""Students on a cluster that end before their training does: by time, by hand, by preemption."""
+
+import csv
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.slurm.cluster import N_GPUS, Cluster
+from tests.workflow.study_folder import REPOSITORY, StudyFolder
+
+N_SLIDES = 12
+EPOCHS = 60
+STUDENT = "results/students/{}/2.5x/u0/seed0"
+TERMS = {"cross_entropy": 1, "soft_labels": 1}
+# One method under five names: their students have the same weights. Only what happens to them differs.
+FATES = ("undisturbed", "cancelled", "requeued", "preempted")
+STUDY = {
+    "images": "images.csv",
+    "pictures": {"mpp": 1.0},
+    "tiles": {"teacher": 10, "students": [2.5]},
+    "splits": {"val": 0.34, "test": 0.33},
+    "teacher": {"epochs": 1, "batch_size": 8},
+    "students": {"epochs": EPOCHS, "batch_size": 8, "unlabelled": [0]},
+    "methods": dict.fromkeys([*FATES, "short"], TERMS)
+    | {"delamor2024": None, "dipalma2021": None, "labels-only": None},
+    "compute": {name: {"threads": 1} for name in ("teacher", "targets", "students", "predictions")},
+}
+PROFILE = ("--workflow-profile", str(REPOSITORY / "profiles/slurm"))
+QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> StudyFolder:
+    """A study of pictures, made on this machine as far as the teacher's targets."""
+    study = StudyFolder(tmp_path_factory.mktemp("study"))
+    write_pictures(study.folder)
+    study.configure(**STUDY)
+    made = study.snakemake("--", "results/targets/seed0/2.5x.h5", CUDA_VISIBLE_DEVICES="")
+    assert made.returncode == 0, made.stdout + made.stderr
+    return study
+
+
+def write_pictures(folder: Path) -> None:
+    """Pictures with 3 or 6 dark stripes, two of each slide, and their sheet."""
+    random = np.random.default_rng(0)
+    rows = []
+    for slide in range(N_SLIDES):
+        for number in range(2):
+            stripes = (3, 6)[slide % 2]
+            wave = 0.5 + 0.5 * np.sin(2 * np.pi * (np.arange(256) / 256 * stripes + random.uniform()))
+            grey = 120 + 80 * wave[:, None, None] + random.normal(0, 8, (256, 256, 3))
+            name = f"{slide}_{number}.png"
+            Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(folder / name)
+            rows.append({"image": name, "slide_id": f"S{slide}", "label": ("calm", "busy")[slide % 2]})
+    with (folder / "images.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def is_training(study: StudyFolder, method: str) -> bool:
+    log = study.folder / "results/logs" / STUDENT.format(method).removeprefix("results/")
+    return log.with_suffix(".log").exists() and "epoch 2/" in log.with_suffix(".log").read_text()
+
+
+def weights(study: StudyFolder, method: str) -> bytes:
+    return (study.folder / STUDENT.format(method) / "model.safetensors").read_bytes()
+
+
+def record(study: StudyFolder, method: str) -> dict:
+    return json.loads((study.folder / STUDENT.format(method) / "run.json").read_text())
+
+
+def release_all(cluster: Cluster) -> None:
+    """Let requeued jobs start at once: SLURM holds them back for two minutes."""
+    for job in cluster.jobs():
+        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+            cluster.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", check=False)
+
+
+@pytest.fixture(scope="module")
+def disturbed(cluster, study) -> StudyFolder:
+    """The study, finished after its students were cancelled, requeued and preempted while they trained."""
+
+    def job_of(method):
+        return cluster.running("student", f"_{method}_")[-1]
+
+    strikes = {
+        "cancelled": lambda: cluster.ask("scancel", job_of("cancelled")),
+        "requeued": lambda: cluster.ask("scontrol", "requeue", job_of("requeued")),
+        # Whoever holds a GPU now has to make room for it.
+        "preempted": lambda: cluster.ask(
+            "sbatch", "-p", "urgent", f"--gpus={N_GPUS}", "--output=/dev/null", "--wrap=sleep 1"
+        ),
+    }
+    wanted = [f"{STUDENT.format(method)}/model.safetensors" for method in FATES]
+    with study.running(*PROFILE, *QUICK, "--", *wanted, **cluster.environment) as snakemake:
+        while snakemake.poll() is None:
+            for method in [method for method in strikes if is_training(study, method)]:
+                strikes.pop(method)()
+            release_all(cluster)
+            time.sleep(0.5)
+    assert snakemake.returncode == 0, study.said
+    assert not strikes, f"never trained: {sorted(strikes)}"
+    return study
+
+
+def test_each_student_met_its_fate(cluster, disturbed):
+    jobs = {method: cluster.jobs_of("student", f"_{method}_") for method in FATES}
+    assert [job["JobState"] for job in jobs["cancelled"]] == ["CANCELLED", "COMPLETED"]
+    assert [job["JobState"] for job in jobs["requeued"]] == ["COMPLETED"]
+    assert int(jobs["requeued"][0]["Restarts"]) >= 1
+    assert [job["JobState"] for job in jobs["preempted"]] == ["COMPLETED"]
+    assert int(jobs["preempted"][0]["Restarts"]) >= 1
+
+
+@pytest.mark.parametrize("method", FATES[1:])
+def test_weights_are_those_of_an_undisturbed_student(disturbed, method):
+    assert weights(disturbed, method) == weights(disturbed, "undisturbed")
+    assert record(disturbed, method)["sessions"] >= 2
+
+
+def test_student_longer_than_its_limit_stops_in_time_and_goes_on(cluster, disturbed):
+    """SLURM counts in minutes, so the training is made to last longer than one."""
+    before = record(disturbed, "undisturbed")
+    epochs = math.ceil(EPOCHS * 75 / before["seconds"])
+    disturbed.configure(**STUDY | {"students": {**STUDY["students"], "epochs": epochs}})
+    model = f"{STUDENT.format('short')}/model.safetensors"
+    limited = [*PROFILE, *QUICK, "--retries", "20", "--set-resources", "student:runtime=1"]
+    with disturbed.running(*limited, "--", model, **cluster.environment) as snakemake:
+        undisturbed = f"{STUDENT.format('undisturbed')}/model.safetensors"
+        done = disturbed.snakemake("--", undisturbed, CUDA_VISIBLE_DEVICES="")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert snakemake.wait(600) == 0, disturbed.said
+    *stopped, last = cluster.jobs_of("student", "_short_")
+    assert stopped
+    assert {job["TimeLimit"] for job in [*stopped, last]} == {"00:01:00"}
+    # It left by itself: SLURM would have written TIMEOUT.
+    assert {job["JobState"] for job in stopped} == {"FAILED"}
+    assert last["JobState"] == "COMPLETED"
+    assert record(disturbed, "short")["sessions"] == len(stopped) + 1
+    assert weights(disturbed, "short") == weights(disturbed, "undisturbed")
