@@ -2,12 +2,13 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
-from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
+from lowmag.sampling import Pool, choose_pool, epoch_order, oversampled, steps_per_epoch
 from lowmag.splits import read_splits
 from synthetic_tiles import CLASSES, Cohort, make_cohort
 
@@ -19,7 +20,7 @@ def index_of(folder: Path, cohort: Cohort) -> TileIndex:
     return index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], CLASSES)
 
 
-def order_of(pool: Pool, *, seed: int = 0, epoch: int = 0, balance: bool = True) -> np.ndarray:
+def order_of(pool: Pool, *, seed: int = 0, epoch: int = 0, balance: Any = True) -> np.ndarray:
     return epoch_order(pool, seed=seed, epoch=epoch, batch_size=8, balance=balance)
 
 
@@ -55,6 +56,34 @@ def test_place_left_over_goes_to_every_class_in_turn() -> None:
     pool = Pool((np.arange(5), np.arange(5, 8)), np.zeros(0, np.int64), 7)
     firsts = [(epoch_order(pool, seed=0, epoch=e, batch_size=7, balance=True) < 5).sum() for e in range(20)]
     assert set(firsts) == {3, 4}
+
+
+def test_oversampling_repeats_classes_a_whole_number_of_times() -> None:
+    """30, 6 and 4 tiles: 1, 5 and round(7.5) = 8 times; every tile of a class as often."""
+    counts = np.bincount(oversampled(POOL, 0, "oversampled"), minlength=40)
+    assert counts.tolist() == [1] * 30 + [5] * 6 + [8] * 4
+    order = order_of(POOL, balance="oversampled")
+    assert len(order) == 64
+    assert (order < 40).sum() == 42
+    assert (np.bincount(order, minlength=60)[:40] <= counts).all(), "drawn from the list without replacement"
+    assert not np.array_equal(order, order_of(POOL, balance="oversampled", epoch=1))
+
+
+def test_the_released_oversampling_draws_its_list_once_for_a_run() -> None:
+    lists = [oversampled(POOL, seed, "released") for seed in (0, 0, 1)]
+    assert np.array_equal(lists[0], lists[1])
+    assert not np.array_equal(lists[0], lists[2])
+    assert np.array_equal(lists[0][:30], np.arange(30)), "the largest class as it is"
+    assert [((ids >= low) & (ids < high)).sum() for ids in lists for low, high in ((30, 36), (36, 40))] == [
+        30,
+        32,
+    ] * 3
+    # Two of 1000 tiles each drawn 2000 times with replacement: exp(-2) of them never.
+    large = Pool((np.arange(2000), np.arange(2000, 3000)), np.zeros(0, np.int64), 3000)
+    never = 1000 - len(np.unique(oversampled(large, 0, "released")[2000:]))
+    assert abs(never / 1000 - np.exp(-2)) < 0.04
+    seen = np.concatenate([order_of(large, epoch=e, balance="released") for e in range(6)])
+    assert len(np.unique(seen[seen >= 2000])) == 1000 - never
 
 
 def test_larger_share_contains_the_smaller(tmp_path: Path) -> None:

@@ -128,6 +128,22 @@ def test_attention_of_an_earlier_stage_is_stored_when_asked_for(made: Made, tmp_
         assert set(file["attention"]) == {"inside", "outside-2"}  # pyright: ignore
 
 
+def test_forms_that_are_one_map_are_stored_once(made: Made, tmp_path: Path) -> None:
+    """On the teacher's own grid, as students of upsampled input have it, nothing is resized."""
+    options = TargetOptions(grids={"2.5x": 8, "5x": 4}, resizes=["area", "bicubic", "maxpool"], views=2)
+    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    own, resized = (tmp_path / f"{name}.h5" for name in options.grids)
+    with h5py.File(own) as file:
+        assert len({file[f"features/{form}"].id.get_offset() for form in options.resizes}) == 1  # pyright: ignore
+        assert file["features/area"].shape == (12, 2, 256, 8, 8)  # pyright: ignore
+    assert own.stat().st_size < 1.1 * 12 * 2 * (256 * 64) * 2 + 20_000
+    with h5py.File(resized) as file:
+        assert len({file[f"features/{form}"].id.get_offset() for form in options.resizes}) == 3  # pyright: ignore
+    method = Method.model_validate({"features": {"resize": "maxpool+bicubic"}})
+    batch = Targets(own, method, CPU).batch(*torch.zeros(3, 4, dtype=torch.long))
+    assert torch.equal(batch.features["maxpool"], batch.features["bicubic"])
+
+
 def test_the_teachers_head_is_stored_beside(made: Made) -> None:
     network, _ = load_model(made.teacher)
     method = Method.model_validate({"softmax_regression": 1})

@@ -408,6 +408,15 @@ def test_kept_epoch_is_the_best_one(cohort: Path, tmp_path: Path) -> None:
         assert json.loads((tmp_path / select / "run.json").read_text())["selected_epoch"] == expected
 
 
+def test_pixels_may_stay_as_they_are(cohort: Path, tmp_path: Path) -> None:
+    options = QUICK.model_copy(update={"epochs": 1, "standardise": False})
+    assert train_labelled(job_of(cohort, tmp_path / "run"), options) == 0
+    _, spec = load_model(tmp_path / "run" / "model.safetensors")
+    assert (spec.mean, spec.std) == ((0, 0, 0), (1, 1, 1))
+    tiles = torch.full((1, spec.tile_px, spec.tile_px, 3), 51, dtype=torch.uint8)
+    torch.testing.assert_close(prepare(tiles, spec), torch.full((1, 3, 16, 16), 0.2), rtol=0, atol=1e-7)
+
+
 def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> None:
     options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0})
     with pytest.raises(

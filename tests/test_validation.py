@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lowmag.validation import figures_of, score
+from lowmag.validation import figures_of, is_better, score
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, confusion_matrix
 
 
@@ -44,3 +44,17 @@ def test_score_prefers_the_figure_then_the_loss() -> None:
     assert score(of(0.9, 0.1), "accuracy") > score(of(0.9, 5.0), "accuracy")
     assert score(of(0.8, 0.1), "loss") > score(of(0.9, 5.0), "loss")
     assert score(of(0.8, 0.1), "last") == score(of(0.9, 5.0), "last")
+
+
+def test_with_a_margin_an_epoch_must_be_better_by_more_than_it() -> None:
+    """Kappa 0.50, 0.505, 0.515, 0.52: the third is better by more than 0.01, the fourth is not."""
+    kept, epochs = (-math.inf, -math.inf), []
+    for epoch, kappa in enumerate((0.5, 0.505, 0.515, 0.52)):
+        if is_better((kappa, -1.0), kept, 0.01):
+            kept = (kappa, -1.0)
+            epochs.append(epoch)
+    assert epochs == [0, 2]
+    assert is_better((0.5, -1.0), (0.5, -1.0), 0)
+    assert not is_better((0.5, -1.1), (0.5, -1.0), 0)
+    assert is_better((-math.inf, -1.0), (-math.inf, -math.inf), 0.01), "an undefined first epoch is kept"
+    assert is_better((0.1, -1.0), (-math.inf, -1.0), 0.01)

@@ -31,6 +31,8 @@ from lowmag.terms import ATTENTION, LAST_STAGE, Method
 from lowmag.views import Feed, Views, draw
 from lowmag.weight_average import WeightAverage
 
+AS_THEY_ARE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # mean and standard deviation
+
 logger = logging.getLogger(__name__)
 
 
@@ -315,8 +317,8 @@ def _projectors(task: Task, network: Network, source: Targets | OnlineTeacher | 
 
 def _spec(task: Task, bank: Bank, pool: Pool) -> ModelSpec:
     # From labelled tiles alone, so that every student of a magnification is given the same pictures.
-    mean, std = bank.mean_and_std(pool.labelled)
     options, magnification = task.options, task.job.magnification
+    mean, std = bank.mean_and_std(pool.labelled) if options.standardise else AS_THEY_ARE
     return ModelSpec(
         role=task.role,
         model=options.model,

@@ -101,10 +101,19 @@ class Training(Architecture):
     )
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
     clip: float | None = Field(default=1.0, gt=0, description="largest norm of the gradient; null: any")
-    balance: bool = Field(default=True, description="draw labelled tiles class-balanced")
+    balance: bool | Literal["oversampled", "released"] = Field(
+        default=True,
+        description="draw labelled tiles class-balanced; oversampled: each class a whole number of times, "
+        "the nearest to balance, as del Amor 2024; released: drawn once at random",
+    )
     select: Literal["balanced_accuracy", "accuracy", "loss", "kappa", "last"] = Field(
         default="balanced_accuracy",
         description="what chooses the epoch on validation tiles; last takes the final one",
+    )
+    select_margin: float = Field(
+        default=0.0,
+        ge=0,
+        description="an epoch takes the place of the kept one when better by more than this; 0: or equal",
     )
     ema: float = Field(
         default=0.0,
@@ -114,6 +123,10 @@ class Training(Architecture):
         "that it keeps per step; 0: none",
     )
     augment: Augment = Field(default=Augment(), description="what a tile may look like")
+    standardise: bool = Field(
+        default=True,
+        description="pixels less the training tiles' mean, over their standard deviation; false: 0 to 1",
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto", description="auto: bfloat16 on a GPU, else float32"
     )
@@ -127,6 +140,12 @@ class Training(Architecture):
     def normalises_one_tile(self) -> bool:
         """Whether the network normalises over a batch (BatchNorm) and gets one tile at a time."""
         return self.model == "resnet18" and self.part_size == 1
+
+    @model_validator(mode="after")
+    def _margin_of_a_figure(self) -> "Training":
+        if self.select == "last" and self.select_margin:
+            raise ValueError("select: last takes the final epoch whatever its figures: set select_margin: 0")
+        return self
 
     @model_validator(mode="after")
     def _equal_parts(self) -> "Training":

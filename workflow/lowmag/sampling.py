@@ -3,11 +3,15 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from lowmag.errors import UserError
 from lowmag.index import TileIndex
+
+Oversampling = Literal["oversampled", "released"]
+OVERSAMPLING_STREAM = 1 << 40  # no epoch has this number
 
 
 @dataclass(frozen=True)
@@ -48,18 +52,23 @@ def choose_pool(index: TileIndex, classes: Sequence[str], *, share: int, seed: i
     return Pool(by_class, unlabelled, n_labelled + (len(without_label) if student else 0))
 
 
-def epoch_order(pool: Pool, *, seed: int, epoch: int, batch_size: int, balance: bool) -> np.ndarray:
+def epoch_order(
+    pool: Pool, *, seed: int, epoch: int, batch_size: int, balance: bool | Oversampling
+) -> np.ndarray:
     """Tile ids of one epoch in order, a whole number of batches, a function of (seed, epoch).
 
     Labelled and unlabelled tiles stand in it in proportion to their numbers. With `balance` every class has
     the same share of the labelled places (within one place). Within a group tiles come round in shuffled
-    passes, each once before any comes twice.
+    passes, each once before any comes twice. With oversampling the labelled places are drawn without
+    replacement from a list that has the smaller classes several times: shares are its own in the mean.
     """
     random = np.random.default_rng([seed, epoch])
     n_places = steps_per_epoch(pool, batch_size) * batch_size
     n_labelled = sum(len(ids) for ids in pool.by_class)
     places = _shares(n_places, [n_labelled, len(pool.unlabelled)])
-    if balance:
+    if isinstance(balance, str):
+        groups = [(oversampled(pool, seed, balance), places[0]), (pool.unlabelled, places[1])]
+    elif balance:
         # Which class gets the place left over by the division changes from epoch to epoch.
         turn = random.permutation(len(pool.by_class))
         numbers = np.array(_shares(places[0], [1] * len(turn)))[turn]
@@ -67,6 +76,23 @@ def epoch_order(pool: Pool, *, seed: int, epoch: int, batch_size: int, balance: 
     else:
         groups = [(pool.labelled, places[0]), (pool.unlabelled, places[1])]
     return random.permutation(np.concatenate([_passes(ids, int(n), random) for ids, n in groups]))
+
+
+def oversampled(pool: Pool, seed: int, how: Oversampling) -> np.ndarray:
+    """Ids of the labelled tiles, those of a class round(largest class / class) times.
+
+    `released`, as the code of del Amor et al. 2024 (arXiv 2401.06010): so many ids of a smaller class are
+    drawn with replacement, once for the whole run: a share of about exp(-times) of its tiles never occurs.
+    """
+    random = np.random.default_rng([seed, OVERSAMPLING_STREAM])
+    largest = max(len(ids) for ids in pool.by_class)
+    lists = []
+    for ids in pool.by_class:
+        times = round(largest / len(ids))
+        lists.append(
+            random.choice(ids, times * len(ids)) if how == "released" and times > 1 else np.tile(ids, times)
+        )
+    return np.concatenate(lists)
 
 
 def steps_per_epoch(pool: Pool, batch_size: int) -> int:

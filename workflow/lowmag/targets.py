@@ -91,8 +91,14 @@ def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> No
     first = views[0]
     assert first.logits is not None
     _store(file, "logits", start, [view.logits for view in views if view.logits is not None], n)
-    for form in first.features:
-        _store(file, f"features/{form}", start, [view.features[form] for view in views], n)
+    stored: dict[int, str] = {}
+    for form, maps in first.features.items():
+        name = f"features/{form}"
+        first_name = stored.setdefault(id(maps), name)
+        if first_name == name:
+            _store(file, name, start, [view.features[form] for view in views], n)
+        elif name not in file:  # on the teacher's own grid nothing is resized: one array under several names
+            file[name] = file[first_name]
     for relu in first.attention:
         _store(file, f"attention/{relu}", start, [view.attention[relu] for view in views], n)
 

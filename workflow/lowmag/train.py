@@ -34,7 +34,7 @@ from lowmag.run_record import TIME_COLUMNS, is_written, write_metrics, write_run
 from lowmag.stages import split
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.time_limit import minutes_left
-from lowmag.validation import Validated, score, validate
+from lowmag.validation import Validated, is_better, score, validate
 from lowmag.views import Part, show_both
 
 __all__ = ["Job", "train_student", "train_teacher"]
@@ -81,7 +81,7 @@ class Progress:
     sessions: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-    best_score: tuple[float, ...] = (-math.inf, -math.inf)
+    best_score: tuple[float, float] = (-math.inf, -math.inf)
     best_epoch: int = 0
     decisions: list[Tensor] = field(default_factory=list)  # on validation tiles by epoch, if they are judged
 
@@ -254,7 +254,7 @@ def _seconds_left(lesson: Lesson, progress: Progress, meter: Meter) -> float:
 def _end_epoch(lesson: Lesson, progress: Progress, found: Validated, meter: Meter) -> None:
     epoch, figures = progress.epoch + 1, found.figures
     reached = score(figures, lesson.options.select)
-    if reached >= progress.best_score:  # of equal epochs the later one
+    if is_better(reached, progress.best_score, lesson.options.select_margin):
         progress.best_score, progress.best_epoch = reached, epoch
         progress.best = {k: v.detach().clone() for k, v in lesson.judged.state_dict().items()}
     done, n_steps = epoch * lesson.steps, lesson.options.epochs * lesson.steps

@@ -70,6 +70,17 @@ def figures_of(confusion: Tensor, loss: float) -> dict[str, float]:
     return {name: float(value) for name, value in zip(FIGURES, values, strict=True)}
 
 
+def is_better(reached: tuple[float, float], kept: tuple[float, float], margin: float) -> bool:
+    """Whether an epoch of this score takes the place of the one kept: of equal ones the later.
+
+    With a margin only when its figure is larger by more than that, as in the code released with del Amor et
+    al. 2024 (arXiv 2401.06010). The first epoch is better than none, whose score is minus infinity twice.
+    """
+    if not margin or kept == (-math.inf, -math.inf):
+        return reached >= kept
+    return reached[0] > kept[0] + margin
+
+
 def score(figures: dict[str, float], select: str) -> tuple[float, float]:
     """What an epoch is chosen by, larger is better: the figure, and at a tie the validation loss.
 
