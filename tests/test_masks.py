@@ -137,7 +137,7 @@ def test_empty_picture_is_an_empty_mask(tmp_path):
     ("name", "content", "problem"),
     [
         ("m.png", b"\x89PNG\r\n\x1a\nrubbish", "cannot be read as a picture"),
-        ("m.tif", b"no tiff", "cannot be read as a picture"),
+        ("m.tif", b"no tiff", r"mask .*m\.tif.* no TIFF, PNG or JPEG"),
         ("m.geojson", b"no json", r"mask .*m\.geojson: .* neither GeoJSON nor XML"),
         ("m.geojson", b"{", "is not JSON"),
     ],

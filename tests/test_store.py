@@ -105,7 +105,9 @@ def test_file_that_is_no_hdf5_is_refused(tmp_path, content):
     path = tmp_path / "t.h5"
     if content is not None:
         path.write_bytes(content)
-    message = r"there is no tile file .*t\.h5" if content is None else r"t\.h5 cannot be opened as HDF5"
+    message = (
+        r"there is no tile file .*t\.h5" if content is None else r"t\.h5: the file cannot be opened as HDF5"
+    )
     with pytest.raises(UserError, match=message):
         TileFile(path)
 

@@ -1,15 +1,14 @@
 """Regions from the XML that ASAP writes: polygons, rectangles and splines, by group.
 
-The text is not trusted: it is parsed as a stream, and a document type, the only place where entities could be
-declared, is refused.
+The text is not trusted: see `markup`.
 """
 
 from collections.abc import Iterator
 from typing import Any
-from xml.parsers import expat
 
 import numpy as np
 
+from lowmag.markup import read_elements
 from lowmag.regions import LEAST_RING, Drawing, parse_colour
 
 NO_GROUP = "None"
@@ -46,12 +45,9 @@ class _Document:
 
     def parse(self, content: bytes) -> None:
         """Read a whole document; raises UserError when it is not well-formed, or not ASAP's."""
-        parser = expat.ParserCreate()
-        parser.StartElementHandler = self._element
-        parser.StartDoctypeDeclHandler = self._document_type
         try:
-            parser.Parse(content, True)
-        except (expat.ExpatError, ValueError, LookupError) as error:
+            read_elements(content, self._element)
+        except ValueError as error:
             raise self.drawing.refuse(f"is not well-formed XML ({error}); save it again in ASAP") from error
         if not self._is_asap:
             raise self.drawing.refuse("is XML, but has no ASAP_Annotations; save it from ASAP")
@@ -84,9 +80,6 @@ class _Document:
             raise self.drawing.refuse(
                 f"has a Coordinate without Order, X and Y as numbers ({error}); save it again in ASAP"
             ) from error
-
-    def _document_type(self, *_: object) -> None:
-        raise self.drawing.refuse("declares a document type, which ASAP never does; save it again in ASAP")
 
 
 def closed_spline(points: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ from lowmag.errors import UserError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns 0, or what the stage returns, or 2 after printing a UserError."""
+    os.environ.setdefault(
+        "VIPS_BLOCK_UNTRUSTED", "1"
+    )  # libvips has loaders that are not fit for strangers' files
     parser = build_parser()
     args = parser.parse_args(arguments)
     logging.basicConfig(

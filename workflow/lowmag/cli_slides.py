@@ -157,7 +157,7 @@ def _tissue(args: argparse.Namespace) -> None:
     elif options.model:
         from lowmag.segmenter import NetworkFinder
 
-        finder = NetworkFinder(Path(options.model))
+        finder = NetworkFinder(Path(options.model), options.model_sha256)
     tissue.write_outline(args.record, args.outline, args.overlay, options, finder)
 
 

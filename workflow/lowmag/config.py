@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
+from lowmag.names import REPEATED, problem_of_name
 from lowmag.recipe import Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
@@ -126,8 +127,11 @@ class Config(Section):
     @classmethod
     def _plain_names(cls, methods: dict[str, Method]) -> dict[str, Method]:
         for name in methods:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-                raise ValueError(f"method name {name!r}: use letters, digits, '.', '_' and '-'")
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or REPEATED.search(name):
+                raise ValueError(
+                    f"method name {name[:100]!r}: use letters, digits, '.', '_' and '-', 100 at most, "
+                    "beginning with a letter or digit"
+                )
         return methods
 
     @field_validator("methods", mode="before")
@@ -150,6 +154,9 @@ class Config(Section):
     def _classes_in_order(self) -> "Config":
         if self.classes and len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: a name is given twice in {self.classes}")
+        for name in self.classes or ():
+            if problem := problem_of_name(name):
+                raise ValueError(f"classes: a name {problem}")
         selects = {self.teacher.select, *(self.student_training(name).select for name in self.methods)}
         by_grade = self.ordinal or "kappa" in selects
         if by_grade and not self.classes:

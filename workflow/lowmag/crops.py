@@ -21,6 +21,16 @@ from lowmag.store import Layout, TileRow, writing
 MPP_TOLERANCE = 0.25  # as for an objective: 20x is scanned at 0.44-0.55
 USUAL_MAGNIFICATIONS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.25, 0.625)
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+FORMATS = (
+    "BMP",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # Pillow would run programs for others
 SHOWN = 30
 
 
@@ -85,7 +95,7 @@ def read_rgb(path: Path) -> np.ndarray:
     Raises UserError when it cannot be decoded or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode not in EIGHT_BIT_MODES:
                 raise UserError(f"{path} has pixels of type {image.mode}; convert it to 8 bits per channel")
             if image.has_transparency_data:
@@ -150,7 +160,7 @@ def _common_size(rows: Sequence[PictureRow]) -> tuple[int, int]:
     problems = []
     for row in rows:
         try:
-            with Image.open(row.image) as image:
+            with Image.open(row.image, formats=FORMATS) as image:
                 sizes[row.name] = image.size
         except (OSError, Image.DecompressionBombError) as error:
             problems.append(f"{row.name} is not a picture that can be read ({error})")

@@ -13,8 +13,12 @@ import h5py
 import numpy as np
 
 from lowmag.errors import UserError
+from lowmag.hdf5 import open_hdf5
 from lowmag.record import Level
 
+CURE = (
+    "expected the patches/*.h5 of TRIDENT or CLAM. Correct the column coords of slides.csv, or leave it empty"
+)
 MOST_TILES = 10_000_000
 MOST_PX = 1e7  # a slide, and more so a field, is smaller
 NEARLY_WHOLE = 0.01
@@ -43,18 +47,18 @@ def read_coords(path: Path, levels: Sequence[Level] = ()) -> Coords:
     """
     if not path.is_file():
         raise _refuse(path, "does not exist")
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            found = file.get("coords")
-            if not isinstance(found, h5py.Dataset):
-                raise _refuse(path, f"has no dataset coords, but {', '.join(file) or 'nothing'}")
-            if found.ndim != 2 or found.shape[1] not in (2, 5) or found.dtype.kind not in "iuf":
-                raise _refuse(path, f"has coords of shape {found.shape} and type {found.dtype}")
-            if found.shape[0] > MOST_TILES:
-                raise _refuse(path, f"has {found.shape[0]} rows of coords, more than any slide has tiles")
+    with open_hdf5(path, "coordinates", CURE) as file:
+        found = file.get("coords")
+        if not isinstance(found, h5py.Dataset):
+            raise _refuse(path, f"has no dataset coords, but {', '.join(file) or 'nothing'}")
+        if found.ndim != 2 or found.shape[1] not in (2, 5) or found.dtype.kind not in "iuf":
+            raise _refuse(path, f"has coords of shape {found.shape} and type {found.dtype}")
+        if found.shape[0] > MOST_TILES:
+            raise _refuse(path, f"has {found.shape[0]} rows of coords, more than any slide has tiles")
+        try:
             table, of_coords, of_file = found[()], _plain(found.attrs), _plain(file.attrs)
-    except OSError as error:
-        raise _refuse(path, f"cannot be opened as HDF5 ({error})") from error
+        except OSError as error:
+            raise _refuse(path, f"cannot be read ({error})") from error
     if not (np.isfinite(table).all() and (np.abs(table) < MOST_PX).all() and (table == table.round()).all()):
         raise _refuse(path, "has coords that are no whole level-0 pixels")
     table = table.astype(np.int64)
@@ -128,7 +132,4 @@ def _plain(attributes: Any) -> dict[str, Any]:
 
 
 def _refuse(path: Path, problem: str) -> UserError:
-    return UserError(
-        f"coordinates {path}: the file {problem}; expected the patches/*.h5 of TRIDENT or CLAM. Correct the "
-        "column coords of slides.csv, or leave it empty"
-    )
+    return UserError(f"coordinates {path}: the file {problem}; {CURE}")

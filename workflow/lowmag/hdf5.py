@@ -1,5 +1,10 @@
-"""HDF5 files that appear only when complete, also where the disk is full."""
+"""HDF5 files that appear only when complete, also where the disk is full, and are read without trust.
 
+A file that someone gives may point to other files (external links, external storage, virtual datasets), hold
+types that are decoded by more than copying, or claim far more values than it has bytes.
+"""
+
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -8,9 +13,70 @@ from pathlib import Path
 
 import h5py
 
+from lowmag.errors import UserError
 from lowmag.publish import publishing
 
+MOST_OBJECTS = 1000
+MOST_PACKING = 1100  # deflate packs no more than 1032 bytes into one
+MOST_UNSTORED_BYTES = 1 << 20  # of values that were never written
+LARGEST_CHUNK_BYTES = 256 << 20
+PLAIN_KINDS = "biufS"  # of numpy: truth values, integers, floats, bytes
 ERRNO = re.compile(r"errno = (\d+)")
+
+
+def open_hdf5(path: Path | str, purpose: str, cure: str) -> h5py.File:
+    """A file open for reading after a look at everything in it; `purpose` and `cure` are for messages.
+
+    Raises UserError for what is no HDF5, and for links to other places, virtual datasets, values stored in
+    other files, types other than numbers and text, and more values than the file can hold.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise UserError(f"{purpose} {path}: the file cannot be opened as HDF5 ({error}); {cure}") from error
+    try:
+        problem = _problem(file, Path(path).stat().st_size)
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:  # of damaged headers
+        problem = f"is damaged ({error})"
+    if problem:
+        file.close()
+        raise UserError(f"{purpose} {path}: the file {problem}; {cure}")
+    return file
+
+
+def _problem(file: h5py.File, n_bytes: int) -> str | None:
+    """Why a file is not to be read, or None."""
+    waiting: list[h5py.Group] = [file]
+    n_objects = 0
+    while waiting:
+        group = waiting.pop()
+        names: list[str] = list(group)
+        for name in names:
+            n_objects += 1
+            if n_objects > MOST_OBJECTS:
+                return f"holds more than {MOST_OBJECTS} objects"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                return f"holds the link {name[:40]!r} to another place"
+            found = group[name]
+            if isinstance(found, h5py.Group):
+                waiting.append(found)
+            elif not isinstance(found, h5py.Dataset):
+                return f"holds {name[:40]!r}, which is no dataset"
+            elif problem := _problem_of(found, n_bytes):
+                return f"has a dataset {name[:40]!r} that {problem}"
+    return None
+
+
+def _problem_of(found: h5py.Dataset, n_bytes: int) -> str | None:
+    if found.is_virtual or found.external:
+        return "lies in other files"
+    if found.dtype.kind not in PLAIN_KINDS and h5py.check_string_dtype(found.dtype) is None:
+        return f"is of type {found.dtype}"
+    packing = MOST_PACKING if found.id.get_create_plist().get_nfilters() else 1
+    if found.nbytes > packing * n_bytes + MOST_UNSTORED_BYTES:
+        return f"claims {found.nbytes} bytes in a file of {n_bytes}"
+    chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize
+    return f"has chunks of {chunk} bytes" if chunk > LARGEST_CHUNK_BYTES else None
 
 
 @contextmanager

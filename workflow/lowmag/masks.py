@@ -10,6 +10,7 @@ import shapely
 
 from lowmag.annotations import read_annotations
 from lowmag.errors import UserError
+from lowmag.flat import load
 from lowmag.outline import outline_of, polygons
 from lowmag.reader import Thumbnail
 from lowmag.record import SlideRecord
@@ -83,10 +84,12 @@ def _traced(path: Path, slide: SlideRecord, mpp: float) -> list[shapely.Polygon]
     if not path.is_file():
         raise _refused(path, "does not exist; correct the path in slides.csv")
     try:
-        image = pyvips.Image.new_from_file(str(path), access="sequential", fail_on="error")
+        image = load(path, access="sequential", fail_on="error")
         x, y, width, height = _frame(path, image.width, image.height, slide)
         shrink = max(1, round(mpp / (slide.mpp[0] * width / image.width)))
         mask = _shrunk(_solid(image, is_lossy=path.suffix.lower() in LOSSY), shrink)
+    except UserError as error:
+        raise UserError(f"mask {error}") from error
     except pyvips.Error as error:
         raise _refused(
             path, f"cannot be read as a picture ({_first_line(error)}); export it again"

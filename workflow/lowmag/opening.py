@@ -10,7 +10,7 @@ import openslide
 
 from lowmag import dicom, scale, tiff
 from lowmag import tiff_pictures as pictures
-from lowmag.openslide_source import OpenSlideSource
+from lowmag.openslide_source import OpenSlideSource, require_library
 from lowmag.record import RejectedError
 from lowmag.segments import SegmentSource
 from lowmag.source import Source, UnreadableError
@@ -44,6 +44,7 @@ def open_file(path: Path) -> Opened:
     with a fourth sample that is no alpha. Tiles fit for it are read by segment once some of them agree with
     the reference.
     """
+    require_library()
     file = tiff.open_tiff(path)
     if file is None:
         opened = _by_openslide(path)

@@ -5,6 +5,7 @@ blurs (openslide issues 256 and 641). So the pixels of a level come as stored on
 whole number.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from lowmag.errors import UserError
 from lowmag.source import Region, UnreadableError, true_levels
 
 OLDEST_LIBRARY = (4, 0, 1)  # CVE-2026-48977, CVE-2026-54604, NDPI above 4 GB
+OLDEST_WHEEL = (4, 0, 1, 1)
 CACHE_BYTES = 64 << 20
 WHOLE = 1e-6
 
@@ -30,7 +32,7 @@ class OpenSlideSource:
     name = "openslide"
 
     def __init__(self, path: Path | str) -> None:
-        require_library(openslide.__library_version__)
+        require_library()
         self.path = Path(path)
         self._handle = self._open()
         self.levels = true_levels(self._handle.level_dimensions)
@@ -100,11 +102,19 @@ def composited(image: Image.Image, background: tuple[int, int, int]) -> Region:
     return Region(np.asarray(flat), 1 - float(np.asarray(alpha).mean()) / 255)
 
 
-def require_library(version: str) -> None:
-    """Raise UserError when the OpenSlide library is older than the first safe version."""
-    found = tuple(int(part) for part in version.split(".")[:3])
-    if found < OLDEST_LIBRARY:
-        raise UserError(
-            f"OpenSlide library {version} found, {'.'.join(map(str, OLDEST_LIBRARY))} or newer needed; "
-            "install openslide-bin>=4.0.1.1"
-        )
+def require_library(version: str | None = None, wheel: str | None = None) -> None:
+    """Raise UserError when the OpenSlide library, or the wheel it comes in, is older than the first safe one.
+
+    The wheel's fourth number counts the libraries that OpenSlide is built on, libtiff among them.
+    """
+    bundle = sys.modules.get("openslide_bin")  # which openslide has imported where it is installed
+    found = {
+        "OpenSlide library": (version or openslide.__library_version__, OLDEST_LIBRARY),
+        "openslide-bin": (wheel or getattr(bundle, "__version__", None), OLDEST_WHEEL),
+    }
+    for name, (stated, oldest) in found.items():
+        if stated and tuple(int(part) for part in stated.split(".")[: len(oldest)]) < oldest:
+            raise UserError(
+                f"{name} {stated} found, {'.'.join(map(str, oldest))} or newer needed: older "
+                "ones have known holes; install openslide-bin>=4.0.1.1"
+            )

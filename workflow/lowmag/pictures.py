@@ -13,6 +13,7 @@ from lowmag.sheet import (
     Row,
     check_columns,
     check_labels,
+    check_names,
     check_patients,
     id_problem,
     parse_mpp,
@@ -58,6 +59,7 @@ def read_pictures(
     if "image" not in header:
         problems.add(None, None, "say which column names the picture: pictures.columns: {image: <column>}")
     problems.raise_any()
+    check_names(rows, COLUMNS, problems)
     folder = Path(options.folder) if options.folder else images_csv.parent
     pictures = [_picture(row, folder, problems) for row in rows]
     numbered = list(zip((row.number for row in rows), pictures, strict=True))

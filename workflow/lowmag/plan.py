@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,11 +14,16 @@ from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
+from lowmag.names import problem_of_path
 from lowmag.recipe import StudentTraining
 from lowmag.record import size_of
 from lowmag.sections import NONE, SLIDE, Tissue
 from lowmag.slides import SlideRow
 from lowmag.study import Run, Study
+from lowmag.trust import require_trust, sha256_of
+
+TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
+ESCAPED = str.maketrans({sign: f"\\u{ord(sign):04x}" for sign in "{}<>"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Plan:
     def __init__(self, content: dict[str, Any]) -> None:
         self.config: Config = parse_config(content)
         self.outdir = os.path.normpath(self.config.outdir)
+        for key, name in self._paths().items():
+            if problem := problem_of_path(name):
+                raise UserError(f"{key}: {problem}")
+            if name.startswith("-"):
+                raise UserError(f"{key} begins with '-', which commands take for an option; rename {name}")
         if self.outdir == ".":
             raise UserError("outdir is this folder itself; name a folder of its own for what is written")
         if not self.sheet:
@@ -59,8 +70,24 @@ class Plan:
         ):
             if file and not Path(file).is_file():
                 raise UserError(f"{key}: there is no file {file}; correct the path or set it to null")
+        if self.config.tissue.model:
+            require_trust(self.config.tissue.model, self.config.tissue.model_sha256)
         if self.from_pictures:
             self.config = self._with_field_of_pictures()
+
+    def _paths(self) -> dict[str, str]:
+        """The files and folders that the config names, by key."""
+        config = self.config
+        named = {
+            "outdir": self.outdir,
+            "slides": config.slides,
+            "images": config.images,
+            "pictures.folder": config.pictures.folder,
+            "teacher.weights": config.teacher.weights,
+            "students.weights": config.students.weights,
+            "tissue.model": config.tissue.model,
+        }
+        return {key: name for key, name in named.items() if name}
 
     @property
     def is_demo(self) -> bool:
@@ -182,6 +209,11 @@ class Plan:
             for m in sorted(self.study.students, reverse=True)
         ]
 
+    @property
+    def class_names(self) -> str:
+        """The class names in order, as JSON."""
+        return _compact(self.classes)
+
     def options(self, section: str) -> str:
         """A config section as the JSON that a command takes."""
         return _compact(getattr(self.config, section).model_dump())
@@ -219,7 +251,7 @@ class Plan:
 
     def study_options(self) -> str:
         """The grid of runs and how it is evaluated, as JSON; methods in the config's order."""
-        return json.dumps(self.study.model_dump(), separators=(",", ":"))
+        return _compact(self.study.model_dump(), sort_keys=False)
 
     def method(self, name: str) -> str:
         """The loss terms of a method as JSON."""
@@ -276,11 +308,10 @@ def _fingerprint(modules: tuple[str, ...]) -> str:
 
 
 def _digest(path: str | None) -> str:
-    if not path:
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256_of(path)[:16] if path else ""
 
 
-def _compact(content: Any) -> str:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+def _compact(content: Any, *, sort_keys: bool = True) -> str:
+    """JSON in whose texts Snakemake finds nothing to fill in: neither braces nor angle brackets."""
+    text = json.dumps(content, sort_keys=sort_keys, separators=(",", ":"))
+    return TEXT.sub(lambda found: found[0].translate(ESCAPED), text)

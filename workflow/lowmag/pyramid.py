@@ -11,6 +11,7 @@ import pyvips
 import simplejpeg
 
 from lowmag.errors import UserError
+from lowmag.flat import load, loader_of
 from lowmag.publish import publishing
 from lowmag.sections import Check
 from lowmag.segments import SegmentSource
@@ -18,14 +19,6 @@ from lowmag.source import UnreadableError
 
 TILE_PX = 256
 MICROMETRES_PER_MILLIMETRE = 1000
-FORMATS = {
-    b"\x89PNG": "pngload",
-    b"\xff\xd8\xff": "jpegload",
-    b"II*\0": "tiffload",
-    b"MM\0*": "tiffload",
-    b"II+\0": "tiffload",
-    b"MM\0+": "tiffload",
-}
 N_BANDS = {"b-w": (1, 2), "srgb": (3, 4), "rgb": (3, 4), "cmyk": (4,)}  # two and four: with alpha
 WHITE = 255.0
 ICC = "icc-profile-data"
@@ -91,21 +84,14 @@ def _check_arguments(picture: FlatPicture, out: Path) -> None:
 
 def _open(path: Path) -> pyvips.Image:
     """The picture as it will stream through; damaged files are refused here or while they are converted."""
-    with path.open("rb") as file:
-        start = file.read(4)
-    loaders = [loader for magic, loader in FORMATS.items() if start.startswith(magic)]
-    if not loaders:
-        raise UserError(
-            f"{path.name} is no TIFF, PNG or JPEG (it starts with {start!r}); save the picture as one of them"
-        )
+    loader = loader_of(path)
     # Of TIFFs libvips would take a repeated description for damage.
-    strict = "error" if loaders[0] == "tiffload" else "warning"
-    options = {"access": "sequential", "fail_on": strict, "unlimited": True, "revalidate": True}
-    image = getattr(pyvips.Image, loaders[0])(str(path), **options)
-    if loaders[0] == "tiffload":
+    strict = "error" if loader == "tiffload" else "warning"
+    image = load(path, access="sequential", fail_on=strict, unlimited=True, revalidate=True)
+    if loader == "tiffload":
         _check_tiff(image, path)
         _check_segments(image, path)
-    if loaders[0] == "jpegload":
+    if loader == "jpegload":
         _check_jpeg(path)
     return image
 

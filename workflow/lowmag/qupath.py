@@ -15,11 +15,17 @@ NO_CLASS = "(no class)"
 GEOMETRIES = {
     "Point", "MultiPoint", "LineString", "MultiLineString", "Polygon", "MultiPolygon", "GeometryCollection",
 }  # fmt: skip
+MOST_PARTS = 8_000_000  # lists and objects; each takes a hundred times the memory of its bracket
 CELLS = {"cell", "PathCellObject"}  # too small to label a tile, and there may be a million
 
 
 def read_geojson(content: bytes, drawing: Drawing) -> None:
     """Add the regions of a GeoJSON text to `drawing`; raises UserError when it is none."""
+    n_parts = sum(content.count(sign) for sign in (b"[", b"{"))
+    if n_parts > MOST_PARTS or content.count(b",") > 2 * MOST_PARTS:
+        raise drawing.refuse(
+            f"has more than {MOST_PARTS:,} brackets or twice as many commas; export annotations alone"
+        )
     try:
         for feature in _features(json.loads(content), drawing):
             _add(feature, drawing)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from lowmag.crossings import MOST_CROSSINGS, too_many
 from lowmag.errors import UserError
 
 MOST_VERTICES = 5_000_000
@@ -66,7 +67,12 @@ class Drawing:
             shapes.append(shapely.Polygon(outlines[0], holes))
         if not shapes:
             return
-        shape = mended(shapely.MultiPolygon(shapes) if len(shapes) > 1 else shapes[0])
+        shape = shapely.MultiPolygon(shapes) if len(shapes) > 1 else shapes[0]
+        if not shapely.is_valid(shape) and too_many(shape):
+            raise self.refuse(
+                f"has an outline that crosses itself more than {MOST_CROSSINGS:,} times; draw it again"
+            )
+        shape = mended(shape)
         if shapely.area(shape) > 0:
             self.regions.append(Region(tuple(names), colour, shape))
         else:

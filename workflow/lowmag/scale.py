@@ -1,11 +1,11 @@
 """Micrometres per pixel of a slide: where they are stated, and whether they can be true."""
 
 import math
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lowmag.magnification import mpp_of, name_of
+from lowmag.markup import read_elements
 from lowmag.reader import COARSER_THAN_ASKED
 from lowmag.record import RejectedError
 from lowmag.sections import Check
@@ -137,22 +137,23 @@ def _differs(one: Scale, other: Scale) -> bool:
 def ome_properties(description: str) -> dict[str, str]:
     """PhysicalSizeX and PhysicalSizeY of OME-XML in micrometres, as ome.PhysicalSizeX and -Y; else none.
 
-    A document that declares entities or a type is not read: none that OME writes does.
+    A document that `markup` refuses is not read: OME writes none such.
     """
     start = description.lstrip("\ufeff \r\n\t")
     if not start.startswith(("<?xml", "<OME", "<ome")) or len(start) > LARGEST_OME:
         return {}
-    if "<!DOCTYPE" in start or "<!ENTITY" in start:
-        return {}
+    found: list[dict[str, str]] = []
+
+    def keep_pixels(name: str, attributes: dict[str, str]) -> None:
+        if name.rsplit(":", 1)[-1] == "Pixels":
+            found.append(attributes)
+
     try:
-        root = ElementTree.fromstring(start.encode())
-    except (ElementTree.ParseError, LookupError, ValueError):
+        read_elements(start.encode(), keep_pixels)
+    except ValueError:
         return {}
-    for element in root.iter():
-        if element.tag.rsplit("}", 1)[-1] == "Pixels":
-            sizes = {axis: _micrometres(element.attrib, f"PhysicalSize{axis}") for axis in "XY"}
-            return {f"ome.PhysicalSize{axis}": repr(size) for axis, size in sizes.items() if size}
-    return {}
+    sizes = {axis: _micrometres(found[0], f"PhysicalSize{axis}") for axis in "XY"} if found else {}
+    return {f"ome.PhysicalSize{axis}": repr(size) for axis, size in sizes.items() if size}
 
 
 def _micrometres(attributes: Mapping[str, str], name: str) -> float | None:

@@ -59,6 +59,11 @@ class Tissue(Section):
     model: str | None = Field(
         default=None, description="TorchScript or ONNX file that finds the tissue instead; null: classical"
     )
+    model_sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-fA-F]{64}$",
+        description="SHA-256 of that file; required of TorchScript, which is a program: you say you trust it",
+    )
 
 
 class Tiles(Section):

@@ -20,6 +20,7 @@ from lowmag.outline import on_slide, outline_of
 from lowmag.reader import Thumbnail
 from lowmag.record import SlideRecord
 from lowmag.sections import Tissue
+from lowmag.trust import require_trust
 
 BLOCK_PX, STEP_PX = 1024, 32  # edge of a block, and what it is a multiple of
 SCALE_TOLERANCE = 0.02  # a network is shown the scale it was made for within this
@@ -44,10 +45,12 @@ class NetworkFinder:
     """The network in a file as a way to find tissue."""
 
     path: Path
+    sha256: str | None = None
     name: str = "model"
 
     def find(self, thumbnail: Thumbnail, slide: SlideRecord, options: Tissue) -> list[shapely.Polygon]:
         """What the network takes for tissue at `options.mpp`, without debris and small holes."""
+        require_trust(self.path, self.sha256)
         factor = thumbnail.scale * sum(slide.mpp) / 2 / options.mpp
         if abs(factor - 1) > SCALE_TOLERANCE:
             image = Image.fromarray(thumbnail.picture)

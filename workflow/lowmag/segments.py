@@ -182,9 +182,7 @@ class SegmentSource:
             raise UnreadableError(f"{where} lies outside the file")
         content = self._fetch(offset, count, where)
         try:
-            pixels = (
-                _inflated(content, found) if found.prefix is None else _unpacked(content, found.prefix, into)
-            )
+            pixels = _inflated(content, found) if found.prefix is None else _unpacked(content, found, into)
         except (ValueError, zlib.error) as error:
             raise UnreadableError(f"{where} is damaged: {error}") from error
         if pixels.shape != (found.tile[1], found.tile[0], 3):
@@ -213,10 +211,15 @@ class SegmentSource:
         self._descriptor = descriptor
 
 
-def _unpacked(content: bytes, prefix: bytes, into: np.ndarray | None) -> np.ndarray:
+def _unpacked(content: bytes, level: SegmentLevel, into: np.ndarray | None) -> np.ndarray:
+    """The pixels of a JPEG segment; one that claims more than its tile has is not given the memory."""
     if content[:2] != START:
         raise ValueError("it is no JPEG")
-    return simplejpeg.decode_jpeg(prefix + content[2:], "RGB", buffer=into)
+    jpeg = (level.prefix or b"") + content[2:]
+    height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
+    if (width, height) != level.tile:
+        raise ValueError(f"it has {width} x {height} pixels, its directory says {level.tile}")
+    return simplejpeg.decode_jpeg(jpeg, "RGB", buffer=into)
 
 
 def _inflated(content: bytes, level: SegmentLevel) -> np.ndarray:

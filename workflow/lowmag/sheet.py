@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lowmag.errors import UserError
+from lowmag.names import REPEATED, problem_of_name
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ID_LENGTH = 100
 SPLITS = ("train", "val", "test")
 SEPARATORS = (",", ";", "\t")
 SHOWN_PROBLEMS = 30
+MOST_BYTES = 128 << 20
+MOST_ROWS = 1_000_000
 LARGEST_GREY = 255
 LIKE_A_TYPO = 0.75  # similarity of difflib: catches `slide`, `patientid`, `Label`; lets `site`, `case` pass
 
@@ -82,6 +85,8 @@ def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
             )
         if any(record):
             rows.append(Row(number, dict(zip(header, record, strict=False))))
+        if number > MOST_ROWS:
+            raise UserError(f"{path} has more than {MOST_ROWS:,} rows; give a cohort in several studies")
     problems.raise_any()
     if not rows:
         raise UserError(f"{path} has a header but no rows; add one row per slide or picture")
@@ -90,7 +95,11 @@ def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 def _records(path: Path) -> Iterator[list[str]]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise UserError(f"{path} is larger than {MOST_BYTES >> 20} MB, which no sheet of a cohort is")
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; check the path in the config") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -124,6 +133,15 @@ def check_columns(
             problems.add(1, name, f"is missing; found {', '.join(header)}")
 
 
+def check_names(rows: Iterable[Row], columns: Iterable[str], problems: Problems) -> None:
+    """Note cells of `columns` that hold what no name may."""
+    columns = list(columns)
+    for row in rows:
+        for column in columns:
+            if problem := problem_of_name(row.get(column)):
+                problems.add(row.number, column, problem)
+
+
 def id_problem(value: str) -> str | None:
     """What is wrong with an id that becomes a file name, or None."""
     if not value:
@@ -135,6 +153,8 @@ def id_problem(value: str) -> str | None:
             f"found {value!r}; it becomes a file name: use letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit, and no two dots in a row"
         )
+    if REPEATED.search(value):
+        return f"found {value!r}; it ends in one thing twenty times, which Snakemake refuses: shorten it"
     return None
 
 

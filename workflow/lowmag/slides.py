@@ -1,12 +1,12 @@
 """`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lowmag.names import FILLED_IN, problem_of_path
 from lowmag.sheet import (
     ID_LENGTH,
     ID_PATTERN,
@@ -16,6 +16,7 @@ from lowmag.sheet import (
     Row,
     check_columns,
     check_labels,
+    check_names,
     check_patients,
     id_problem,
     parse_grey_level,
@@ -28,12 +29,11 @@ from lowmag.sheet import (
 REQUIRED = ("slide_id", "path")
 GREY_LEVEL = r"^$|^([01]?[0-9]{1,2}|2[0-4][0-9]|25[0-5])$"
 NUMBER = r"^$|^\+?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][-+]?[0-9]+)?$"
-FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")  # wildcards and path variables of Snakemake
 FILE_NAME = "^(?!.*<[a-z][a-z0-9_]*>)[^{}]*$"
 COLUMNS: dict[str, dict[str, Any]] = {
     "slide_id": {
         "type": "string",
-        "pattern": f"^(?!.*[.][.]){ID_PATTERN}$",
+        "pattern": rf"^(?!.*[.][.])(?!.*?(.+)\1{{19,}}$){ID_PATTERN}$",
         "maxLength": ID_LENGTH,
         "description": "unique name of the slide, also its file name in the results",
     },
@@ -132,6 +132,7 @@ def read_slides(
     problems = Problems(path)
     check_columns(header, list(COLUMNS), REQUIRED, problems)
     problems.raise_any()  # without its columns every row would be wrong as well
+    check_names(rows, ("path", "label", "patient_id", *FILE_COLUMNS), problems)
     slides = [_slide(row, path.parent, problems) for row in rows]
     _check_ids(rows, problems)
     _check_patient_ids(rows, problems)
@@ -164,11 +165,11 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
         problems.add(row.number, "slide_id", problem)
     if not path:
         problems.add(row.number, "path", "is empty; give the slide's file, or take the row out")
-    files = {name: folder / row.get(name) if row.get(name) else None for name in FILE_COLUMNS}
+    files = {name: _joined(folder, row.get(name)) if row.get(name) else None for name in FILE_COLUMNS}
     tissue = {name: parse(row, name, problems) for name, parse in TISSUE_COLUMNS.items()}
     return SlideRow(
         slide_id=slide_id,
-        path=folder / path,
+        path=_joined(folder, path),
         label=row.get("label") or None,
         patient_id=row.get("patient_id") or slide_id,
         split=parse_split(row, problems),
@@ -176,6 +177,12 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
         **files,
         tissue={name: value for name, value in tissue.items() if value is not None},
     )
+
+
+def _joined(folder: Path, name: str) -> Path:
+    """A file by its place; one that commands would take for an option, by its whole path."""
+    path = folder / name
+    return path.absolute() if str(path).startswith("-") else path
 
 
 def _check_ids(rows: Sequence[Row], problems: Problems) -> None:
@@ -242,13 +249,8 @@ def _check_names(row: Row, slide: SlideRow, problems: Problems) -> None:
     """Snakemake can name the files of a row."""
     for name in ("path", *FILE_COLUMNS):
         file = str(getattr(slide, name))
-        if sign := FILLED_IN.search(file):
-            shown = "a brace" if sign[0] in "{}" else sign[0]
-            problems.add(
-                row.number,
-                name,
-                f"{file!r} has {shown}, which Snakemake takes for a wildcard; rename the file or its folder",
-            )
+        if FILLED_IN.search(file) and (problem := problem_of_path(file)):
+            problems.add(row.number, name, problem)
 
 
 def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:  # reading splits.csv, all that training does here, needs none
 
 COLUMNS = ("slide_id", "patient_id", "label", "split")
 SPLITS = ("train", "val", "test")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # as in sheet, whose edits are not to retrain anything
 DRAWS = 1000
 SHOWN = 10
 
@@ -173,6 +175,8 @@ def read_splits(path: Path) -> list[SplitRow]:
 def _require_disjoint(path: Path, rows: Iterable[SplitRow]) -> None:
     first: dict[str, SplitRow] = {}
     for row in rows:
+        if not ID.fullmatch(row.slide_id):
+            raise UserError(f"{path}: slide_id {row.slide_id!r} is no name of a file in the folder of tiles")
         if row.split not in SPLITS:
             raise UserError(
                 f"{path}: slide {row.slide_id} has split {row.split!r}, expected train, val or test"

@@ -15,6 +15,7 @@ import numpy as np
 import simplejpeg
 
 GROWTH = 64  # pictures an array grows by: h5py takes half a millisecond for a resize and a write of its own
+MOST_PIXELS = 1 << 30  # of one picture: far above any section
 BUFFER_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 18
 
@@ -134,7 +135,10 @@ def encode(picture: np.ndarray, quality: int) -> bytes:
 
 
 def decode(blob: bytes) -> np.ndarray:
-    """One JPEG as (H, W, 3) uint8; the decoder is strict, a damaged block raises ValueError."""
+    """One JPEG as (H, W, 3) uint8; ValueError for a damaged block, or for more than a tile or section has."""
+    height, width = (int(edge) for edge in simplejpeg.decode_jpeg_header(blob)[:2])
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"it claims {width} x {height} pixels")
     return simplejpeg.decode_jpeg(blob, colorspace="RGB")
 
 

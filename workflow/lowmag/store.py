@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 
 from lowmag.errors import UserError
-from lowmag.hdf5 import publishing_hdf5
+from lowmag.hdf5 import open_hdf5, publishing_hdf5
 from lowmag.magnification import factor_between, mpp_of, name_of
 from lowmag.stacks import (
     ArrayWriter,
@@ -201,13 +201,7 @@ class TileFile:
             raise UserError(
                 f"there is no tile file {self.path}; correct the path, or make it by `lowmag tiles`"
             )
-        try:
-            self._file = h5py.File(self.path, "r", locking=False)
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be opened as HDF5 ({error}): it is no tile file, or a damaged one, "
-                "which is made again once it is deleted"
-            ) from error
+        self._file = open_hdf5(self.path, "tile file", "delete it to have it made again")
         try:
             self._check()
         except UserError:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lowmag.device import free_bytes
 from lowmag.errors import UserError
+from lowmag.hdf5 import open_hdf5
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
@@ -43,11 +44,7 @@ class Targets:
 
     def __init__(self, path: Path, method: Method, device: torch.device) -> None:
         self.path, self._device = path, device
-        try:
-            file = h5py.File(path, "r", locking=False)
-        except OSError as error:
-            raise UserError(f"targets {path} cannot be opened as HDF5 ({error}); {CURE}") from error
-        with file:
+        with open_hdf5(path, "targets", CURE) as file:
             self.attributes = _checked_attributes(file, path)
             names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
             self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]

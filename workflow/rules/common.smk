@@ -1,5 +1,4 @@
 import atexit
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -154,7 +153,7 @@ def labels_flags(wildcards):
 
 
 def classes_flag():
-    return f"--classes {shlex.quote(json.dumps(CLASSES))}"
+    return f"--classes {shlex.quote(plan.class_names)}"
 
 
 def tiles_flags(wildcards, input):

@@ -22,7 +22,7 @@ rule student:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}",
-        classes=json.dumps(CLASSES),
+        classes=plan.class_names,
         magnification=magnification_number,
         method=method_terms,
         targets=targets_flag,

@@ -21,7 +21,7 @@ rule teacher:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
         state=f"{OUT}/state/teacher/seed{{seed}}",
-        classes=json.dumps(CLASSES),
+        classes=plan.class_names,
         magnification=plan.config.tiles.teacher,
         options=plan.options("teacher"),
         weights=plan.teacher_weights(),

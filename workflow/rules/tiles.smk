@@ -17,7 +17,7 @@ if plan.from_pictures:
             folder=subpath(output[0], parent=True),
             files=plan.pictures(),
             pictures=plan.options("pictures"),
-            classes=json.dumps(CLASSES),
+            classes=plan.class_names,
             options=plan.options("tiles"),
             code=plan.code("pictures"),
         shell:

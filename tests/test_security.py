@@ -1,0 +1,242 @@
+"""What files of strangers may not do, and what the code may not do with them."""
+
+import ast
+import json
+import re
+import tracemalloc
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from lowmag import annotations, config, crossings, hdf5, markup, names, regions, sheet, stacks, tiff_pictures
+from lowmag.errors import UserError
+from lowmag.plan import Plan
+from lowmag.slides import read_slides
+from lowmag.splits import read_splits
+from lowmag.store import TileFile
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "workflow/lowmag"
+UNPICKLERS = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+XML = {"xml.etree", "xml.dom", "xml.sax", "lxml", "xmltodict"}
+
+
+def calls(tree: ast.AST):
+    """Every call with its dotted name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.fixture(scope="module", params=sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def module(request):
+    return request.param.stem, ast.parse(request.param.read_text())
+
+
+def test_no_module_unpickles_runs_text_or_parses_xml_by_itself(module):
+    name, tree = module
+    imported = {alias.name for n in ast.walk(tree) if isinstance(n, ast.Import) for alias in n.names}
+    imported |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module}
+    assert not {m for m in imported if m.split(".")[0] in UNPICKLERS}
+    assert not {m for m in imported if any(m.startswith(xml) for xml in XML)}
+    assert "xml.parsers" not in imported or name == "markup"
+    for called, call in calls(tree):
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert called not in {
+            "eval",
+            "exec",
+            "os.system",
+            "os.popen",
+            "np.load",
+            "yaml.load",
+            "torch.hub.load",
+        }
+        assert arguments.get("shell") != "True", called
+        if called == "torch.load":
+            assert arguments.get("weights_only") == "True"
+        if called == "torch.jit.load":
+            assert name == "segmenter"
+        if called == "h5py.File":
+            assert name == "hdf5", "open_hdf5 looks at a file before it is read"
+
+
+def write_h5(path, **datasets):
+    with h5py.File(path, "w") as file:
+        for name, values in datasets.items():
+            file[name] = values
+    return path
+
+
+def external_storage(file, path):
+    file.create_dataset("x", (16,), "u1", external=[(str(path), 0, 16)])
+
+
+def virtual(file, path):
+    layout = h5py.VirtualLayout((4,), "i8")
+    layout[:] = h5py.VirtualSource(str(path), "y", (4,))
+    file.create_virtual_dataset("x", layout)
+
+
+def references(file, _path):
+    file["x"] = np.array([file.ref], dtype=h5py.ref_dtype)
+
+
+HOSTILE_H5 = {
+    "external link": lambda file, path: file.__setitem__("x", h5py.ExternalLink(str(path), "y")),
+    "soft link": lambda file, _: file.__setitem__("x", h5py.SoftLink("/mag")),
+    "external storage": external_storage,
+    "virtual dataset": virtual,
+    "references": references,
+    "opaque": lambda file, _: file.__setitem__("x", np.zeros(3, "V8")),
+    "endless": lambda file, _: file.create_dataset("x", (1 << 40,), "u1", chunks=(1024,)),
+    "huge chunk": lambda file, _: file.create_dataset("x", (1,), "u1", maxshape=(None,), chunks=(1 << 31,)),
+    "many objects": lambda file, _: [file.create_group(f"g{n}") for n in range(hdf5.MOST_OBJECTS + 1)],
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE_H5)
+def test_hdf5_that_is_more_than_numbers_is_refused(tmp_path, kind):
+    other = write_h5(tmp_path / "other.h5", y=np.arange(4))
+    path = write_h5(tmp_path / "a.h5", coords=np.zeros((1, 2), np.int64))
+    with h5py.File(path, "a") as file:
+        HOSTILE_H5[kind](file, other)
+    with pytest.raises(UserError, match=r"tile file .*a\.h5: the file .*; delete it"):
+        TileFile(path)
+
+
+def test_packed_values_may_be_as_many_as_packing_can_yield(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.zeros(4_000_000, "u1"), compression="gzip", compression_opts=9)
+    with hdf5.open_hdf5(tmp_path / "a.h5", "file", "") as file:
+        assert file["x"].shape == (4_000_000,)
+
+
+def test_jpeg_that_claims_too_much_is_given_no_memory():
+    jpeg = bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = (65_500).to_bytes(2, "big") * 2
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="claims 65500 x 65500"):
+        stacks.decode(bytes(jpeg))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def star(n: int) -> list[list[float]]:
+    angles = np.arange(n + 1) * (n // 2) * 2 * np.pi / n
+    return np.c_[np.cos(angles), np.sin(angles)].__mul__(1e4).tolist()
+
+
+def geojson(ring) -> dict:
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def test_outline_that_crosses_itself_without_end_is_refused(tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(geojson(star(2001))))
+    with pytest.raises(UserError, match="crosses itself more than 10,000 times"):
+        annotations.read_annotations(path)
+
+
+def test_outline_that_crosses_itself_a_little_is_mended(tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps(geojson(star(11))))
+    assert len(annotations.read_annotations(path).regions) == 1
+
+
+def test_brackets_without_end_are_refused_before_they_are_parsed(tmp_path):
+    path = tmp_path / "a.geojson"
+    path.write_bytes(b'{"type":"FeatureCollection","features":[' + b"[]," * 9_000_000 + b"[]]}")
+    with pytest.raises(UserError, match="more than"):
+        annotations.read_annotations(path)
+
+
+@pytest.mark.parametrize(
+    "document", ["<a>" * 200 + "</a>" * 200, '<!DOCTYPE a SYSTEM "file:///x"><a/>', "<a"]
+)
+def test_xml_that_nests_or_declares_is_refused(document):
+    with pytest.raises(ValueError, match=r"nested|document type|no element|unclosed"):
+        markup.read_elements(document.encode(), lambda *_: None)
+
+
+def write_sheet(folder, cell: str, column: str = "label"):
+    (folder / "a.svs").touch()
+    row = {"slide_id": "A", "path": "a.svs", "label": "x", "patient_id": "P"} | {column: cell}
+    quoted = ",".join('"' + value.replace('"', '""') + '"' for value in row.values())
+    (folder / "s.csv").write_text(",".join(row) + "\n" + quoted + "\n")
+    return folder / "s.csv"
+
+
+@pytest.mark.parametrize("column", ["label", "patient_id", "path"])
+@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b[2J", "\u202e"])
+def test_names_with_control_characters_are_refused(tmp_path, column, sign):
+    with pytest.raises(UserError, match=f"column {column}: holds the character|NUL"):
+        read_slides(write_sheet(tmp_path, f"a{sign}b", column))
+
+
+@pytest.mark.parametrize(
+    "slide", ["../x", "/etc/passwd", "a/b", "a..b", ".x", "-x", "a b", "$(x)", "x" * 101, "A" * 40]
+)
+def test_ids_that_are_no_file_names_are_refused(tmp_path, slide):
+    with pytest.raises(UserError, match="column slide_id"):
+        read_slides(write_sheet(tmp_path, slide, "slide_id"))
+    (tmp_path / "splits.csv").write_text(f"slide_id,patient_id,label,split\n{slide},P,,train\n")
+    if not re.fullmatch(r"[A-Za-z0-9.]+", slide) or slide.startswith("."):
+        with pytest.raises(UserError, match="no name of a file"):
+            read_splits(tmp_path / "splits.csv")
+
+
+@pytest.mark.parametrize("outdir", ["-x", "a{b}", "a<results>", "a\nb"])
+def test_folders_that_commands_or_snakemake_misread_are_refused(outdir):
+    with pytest.raises(UserError, match="outdir"):
+        Plan({"outdir": outdir})
+
+
+@pytest.mark.parametrize("method", ["../x", "a/b", "$(x)", "-x", "a b", "x" * 101, "A" * 40])
+def test_method_names_are_file_names(method):
+    with pytest.raises(UserError, match="method name"):
+        config.parse_config({"methods": {method: {"cross_entropy": 1}}})
+
+
+def test_torchscript_runs_only_where_its_digest_is_named(tmp_path):
+    path = tmp_path / "m.pt"
+    path.write_bytes(b"a program")
+    with pytest.raises(UserError, match=r"set tissue\.model_sha256 to [0-9a-f]{64}") as caught:
+        Plan({"tissue": {"model": str(path)}})
+    named = re.findall(r"[0-9a-f]{64}", str(caught.value))[0]
+    Plan({"tissue": {"model": str(path), "model_sha256": named}})
+    path.write_bytes(b"another")
+    with pytest.raises(UserError, match="another file than the one you trusted"):
+        Plan({"tissue": {"model": str(path), "model_sha256": named}})
+
+
+def test_weights_that_hold_code_are_not_unpickled(tmp_path):
+    torch.save({"a": print}, tmp_path / "w.pt")
+    with pytest.raises(Exception, match="weights_only"):
+        torch.load(tmp_path / "w.pt", weights_only=True)
+
+
+def test_sheet_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sheet, "MOST_BYTES", 10)
+    with pytest.raises(UserError, match="larger than"):
+        read_slides(write_sheet(tmp_path, "x"))
+
+
+def test_limits_are_those_of_the_documentation():
+    text = (REPOSITORY / "docs/security.md").read_text()
+    stated = {
+        annotations.MOST_BYTES >> 20: "MB",
+        regions.MOST_VERTICES: "vertices",
+        crossings.MOST_CROSSINGS: "crossings",
+        markup.MOST_DEPTH: "deep",
+        sheet.MOST_BYTES >> 20: "MB",
+        sheet.MOST_ROWS: "rows",
+        names.LONGEST: "characters",
+        tiff_pictures.LARGEST_EDGE_PX: "px",
+        hdf5.MOST_OBJECTS: "objects",
+    }
+    for number, unit in stated.items():
+        assert re.search(rf"\b{number:,} {unit}".replace(",", " "), text), (number, unit)
