@@ -228,7 +228,10 @@ def test_schema_file_is_up_to_date():
     ("column", "cell", "fine"),
     [
         *[("slide_id", cell, True) for cell in ["A", "a.b-c_d", "9", "ab-12345.7" * 10]],
-        *[("slide_id", cell, False) for cell in ["", "a/b", "a b", ".a", "-a", "a..b", "\u00e4", "A" * 40, "A" * 101]],
+        *[
+            ("slide_id", cell, False)
+            for cell in ["", "a/b", "a b", ".a", "-a", "a..b", "\u00e4", "A" * 40, "A" * 101]
+        ],
         *[("path", cell, True) for cell in ["a.svs", "a<b.svs", "<A>.svs"]],
         *[("path", cell, False) for cell in ["", "{a}.svs", "a}.svs", "<a>.svs"]],
         *[("mask", cell, False) for cell in ["{a}.png", "<a>.png"]],
