@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.names import REPEATED, problem_of_name
-from lowmag.recipe import Students, StudentTraining, Teacher, grid_cells
+from lowmag.recipe import Architecture, Students, StudentTraining, Teacher, grid_cells
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
 from lowmag.terms import LAST_STAGE, Method
@@ -179,9 +179,28 @@ class Config(Section):
     def _whole_pixels(self) -> "Config":
         if self.images is not None:  # the pictures decide on their size
             return self
-        if problem := self.tiles.field_problem() or self.size_problem():
+        if self.tiles.unit == "section":
+            problem = self._section_problem()
+        else:
+            problem = self.tiles.field_problem() or self.size_problem()
+        if problem:
             raise ValueError(problem)
         return self
+
+    def _section_problem(self) -> str | None:
+        """Why sections cannot be trained on as the config says, or None."""
+        trained = {"teacher": self.teacher} | {
+            f"students (method {name})": self.student_training(name) for name in self.methods
+        }
+        for name, training in trained.items():
+            if training.part_size > 1:
+                return (
+                    f"{name}: sections differ in size, so they go through the network one by one "
+                    f"(tiles.unit: section): set accumulate to batch_size ({training.batch_size})"
+                )
+            if isinstance(training, StudentTraining) and training.input != "native":
+                return f"{name}: sections are not brought to another size: set input: native, or tiles.unit: tile"
+        return None
 
     @model_validator(mode="after")
     def _same_network(self) -> "Config":
@@ -255,6 +274,7 @@ class Config(Section):
             unlabelled=self.students.unlabelled,
             classes=list(classes),
             ordinal=self.ordinal,
+            unit=self.tiles.unit,
             evaluation=self.evaluation,
         )
 
@@ -268,23 +288,34 @@ class Config(Section):
 
     def targets_name(self, method: str, magnification: float) -> str:
         """Name of the targets of a method's students: 1.25x; 1.25x-4 on a grid of its own, of 4 cells."""
-        name, usual = name_of(magnification), self._cells(self.students, magnification)
-        cells = self._cells(self.student_training(method), magnification)
+        name, usual = name_of(magnification), self._grid(self.students, magnification)
+        cells = self._grid(self.student_training(method), magnification)
         return name if cells == usual or not self.methods[method].reads_maps else f"{name}-{cells}"
 
+    def _grid(self, training: StudentTraining, magnification: float) -> int:
+        """What tells one grid from another: cells per edge, or of sections, which differ, pixels per cell."""
+        if self.tiles.unit == "section":
+            return training.stride
+        return self._cells(training, magnification)
+
     def _cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
+        if self.tiles.unit == "section":
+            return 0
         seen = self.tiles.teacher if training.input == "upsampled" else magnification
         return grid_cells(training, self.tiles.tile_px(seen), stage)
 
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""
         grids = {name_of(m): self._cells(self.students, m) for m in self.tiles.students}
+        sections = {name: self.students for name in grids} if self.tiles.unit == "section" else {}
         earlier: dict[str, dict[str, int]] = {}
         for method, terms in self.methods.items():
             training = self.student_training(method)
             for magnification in self.tiles.students:
                 name = self.targets_name(method, magnification)
                 grids[name] = grids.get(name) or self._cells(training, magnification)
+                if self.tiles.unit == "section":
+                    sections.setdefault(name, training)
                 if (term := terms.attention) and term.stage != LAST_STAGE:
                     cells = self._cells(training, magnification, term.stage)
                     earlier.setdefault(term.form, {})[name] = cells
@@ -299,6 +330,10 @@ class Config(Section):
                 "attention": ["inside", "outside"],
                 "earlier": earlier,
                 "views": views,
+                "sections": {
+                    name: {key: getattr(training, key) for key in Architecture.model_fields}
+                    for name, training in sections.items()
+                },
             }
         )
 

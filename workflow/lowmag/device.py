@@ -13,6 +13,7 @@ INFERENCE_PIXELS = 1 << 22
 Precision = Literal["auto", "float32", "bfloat16"]
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
+TRIM_THRESHOLD, MMAP_MAX = 128 << 10, 1 << 16  # what they are by themselves
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,19 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
 
 
+def expect_any_size() -> None:
+    """Take back what pays only where all pictures are of one size.
+
+    To look for the quickest convolution of every new size takes longer than it saves, and freed memory that
+    is kept for the next step fits no other size.
+    """
+    torch.backends.cudnn.benchmark = False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, MMAP_MAX)
+        mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
+
+
 def device_name(device: torch.device) -> str:
     """What the device calls itself: the name of the GPU, or of the processor."""
     if device.type == "cuda":
@@ -60,8 +74,8 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def inference_batch(px: int) -> int:
-    """Tiles of `px` pixels that go through a network at once without gradients, 1 to 1024."""
-    return max(1, min(1024, INFERENCE_PIXELS // px**2))
+    """Tiles of `px` pixels that go through a network at once without gradients, 1 to 1024; 1 of any size (0)."""
+    return 1 if px == 0 else max(1, min(1024, INFERENCE_PIXELS // px**2))
 
 
 def free_bytes(device: torch.device) -> int:

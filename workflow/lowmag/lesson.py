@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lowmag.bank import Bank
 from lowmag.board import Board
 from lowmag.checkpoint import digest_of
-from lowmag.device import memory_format
+from lowmag.device import expect_any_size, memory_format
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
@@ -24,6 +24,7 @@ from lowmag.optimizer import Adam
 from lowmag.projectors import build_projectors
 from lowmag.recipe import StudentTraining, grid_cells
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
+from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
 from lowmag.teaching import OnlineTeacher
@@ -148,8 +149,6 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     rows = read_splits(job.splits)
     index = index_tiles(job.tiles, [row for row in rows if row.split == "train"], job.classes)
     held_out = index_tiles(job.tiles, [row for row in rows if row.split == "val"], job.classes)
-    if index.unit == "section":
-        raise UserError(f"{job.tiles} holds sections; training takes tiles only: set tiles.unit: tile")
     pool = choose_pool(
         index, job.classes, share=task.unlabelled, seed=job.seed, student=task.role == "student"
     )
@@ -157,6 +156,10 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     if problem := task.method.accumulation_problem(options.accumulate):
         raise UserError(problem)
     targets, teacher = _open_targets(task, device), _open_teacher(task, device)
+    if index.unit == "section":
+        check_sections(index, pool.ids, options, job.magnification)
+        check_sections(held_out, validation_ids, options, job.magnification)
+        expect_any_size()
     bank, feed = _banks(task, index, pool, device)
     validation = Bank(held_out, validation_ids, job.magnification, device, threads=job.threads)
     spec = _spec(task, bank, pool)
@@ -169,9 +172,12 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     if teacher is not None:
         teacher.check(index, job.classes, channels)
     if targets is not None:
-        cells = grid_cells(options, spec.network_px) if task.method.reads_maps else None
+        cells = _grid(index, task, spec, LAST_STAGE) if task.method.reads_maps else None
         targets.check(index, spec, cells, channels)
-        _check_earlier(targets, task, spec)
+        attention = task.method.attention
+        if attention and attention.stage != LAST_STAGE:
+            cells = _grid(index, task, spec, attention.stage)
+            targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
     # After the network, whose first weights are so the same with every method.
     projectors = _projectors(task, network, targets or teacher).to(device)
     trained = [*network.parameters(), *projectors.parameters()]
@@ -203,9 +209,12 @@ def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
     views = draw(job.seed, epoch, order, options.augment)
     exact = torch.zeros(len(order), dtype=torch.long) if views.exact is None else views.exact
     where = lesson.targets.index_device if lesson.targets else torch.device("cpu")
+    on_device = views.to(lesson.device)
+    if lesson.bank.index.unit == "section":  # each is turned by itself, as the host says
+        on_device = replace(on_device, exact=views.exact)
     return EpochPlan(
         order=order,
-        views=views.to(lesson.device),
+        views=on_device,
         labels=torch.from_numpy(lesson.bank.index.labels[order]).to(lesson.device),
         target_ids=torch.from_numpy(order).to(where),
         target_views=exact.to(where),
@@ -302,11 +311,11 @@ def _banks(task: Task, index: TileIndex, pool: Pool, device: torch.device) -> tu
     return own, Feed(None if is_derived else own, fine)
 
 
-def _check_earlier(targets: Targets, task: Task, spec: ModelSpec) -> None:
-    attention = task.method.attention
-    if attention and attention.stage != LAST_STAGE:
-        cells = grid_cells(task.options, spec.network_px, attention.stage)
-        targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
+def _grid(index: TileIndex, task: Task, spec: ModelSpec, stage: int) -> int | np.ndarray:
+    """Cells per edge of the network's map; of sections rows and columns of each, (N, 2)."""
+    if index.unit == "section":
+        return section_cells(task.options, index.size_at(spec.magnification), stage)
+    return grid_cells(task.options, spec.network_px, stage)
 
 
 def _projectors(task: Task, network: Network, source: Targets | OnlineTeacher | None) -> nn.ModuleDict:

@@ -58,7 +58,7 @@ def teacher_targets(
     resizes: Sequence[losses.Resize],
     relus: Sequence[Relu],
 ) -> TargetsBatch:
-    """What a teacher's (features, logits) say on a grid of `cells`, without labels (-1).
+    """What a teacher's (features, logits) say on a grid of `cells` (or rows, columns), without labels (-1).
 
     Attention is computed on the teacher's own grid and then averaged: ReLU and averaging do not commute, and
     this order keeps evidence that is local.

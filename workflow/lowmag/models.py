@@ -144,7 +144,7 @@ _NETWORKS = {"resnet18": _resnet18, "resnet10gn": _resnet10gn, "vgg16": _vgg16}
 class ModelSpec:
     """What a model file says of itself: enough to rebuild the network and to feed it.
 
-    `tile_px` and `field_um` are the edge of a tile at `magnification`; `input` upsampled means that tiles
+    `tile_px` and `field_um` are the edge of a tile at `magnification`, 0 of sections; `input` upsampled means that tiles
     are brought to `teacher_px` first; `mean` and `std` are per channel of pixels in 0..1; `weights` names the
     file the backbone began from.
     """
@@ -169,7 +169,7 @@ class ModelSpec:
 
     @property
     def network_px(self) -> int:
-        """Edge of what the network sees, in pixels."""
+        """Edge of what the network sees, in pixels; 0: sections, of any size."""
         return self.teacher_px if self.input == "upsampled" else self.tile_px
 
 
@@ -189,7 +189,7 @@ def normalise(x: Tensor, spec: ModelSpec) -> Tensor:
     Upsampling is bilinear with `align_corners=False`, so that the student's picture lies exactly on the
     teacher's; the code released with del Amor et al. 2024 aligns corners instead.
     """
-    if x.shape[2:] != (spec.tile_px, spec.tile_px):
+    if spec.tile_px and x.shape[2:] != (spec.tile_px, spec.tile_px):
         raise UserError(
             f"tiles are {x.shape[2]} x {x.shape[3]} px, the {spec.role} at {spec.magnification:g}x was "
             f"trained on {spec.tile_px} px; cut tiles with field_um {spec.field_um:g}"
@@ -277,8 +277,10 @@ def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def count_gmac(network: nn.Module, px: int) -> float:
-    """Billions of multiply-accumulates of convolutions and linear layers for one picture of `px` x `px`.
+def count_gmac(network: nn.Module, px: int | tuple[int, int]) -> float:
+    """Billions of multiply-accumulates of convolutions and linear layers for one picture.
+
+    Its size is `px` x `px`, or height and width.
 
     Counted on one real pass: torch's own counter and its meta device take seconds to import.
     """
@@ -287,12 +289,13 @@ def count_gmac(network: nn.Module, px: int) -> float:
     def count(module: nn.Conv2d | nn.Linear, _inputs: Any, output: Tensor) -> None:
         counts.append(output.numel() * module.weight[0].numel())
 
+    size = (px, px) if isinstance(px, int) else px
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, px, px, device=layers[0].weight.device))
+            network.eval()(torch.zeros(1, 3, *size, device=layers[0].weight.device))
     finally:
         network.train(was_training)
         for hook in hooks:

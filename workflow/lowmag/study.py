@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from lowmag.magnification import name_of
-from lowmag.recipe import Share
+from lowmag.recipe import Architecture, Share
 from lowmag.sections import Magnification, Section
 
 
@@ -57,6 +57,10 @@ class TargetOptions(Section):
         description="attention maps of earlier stages to store: cells per edge by form (inside-2) and "
         "magnification name",
     )
+    sections: dict[str, Architecture] = Field(
+        default={},
+        description="of sections: the students' network by magnification name, which gives each its grid",
+    )
     views: Literal[1, 2, 4, 8] = Field(
         default=8, description="exact flips and rotations of every tile: the first so many of `augment`"
     )
@@ -72,6 +76,7 @@ class Study(Section):
     unlabelled: list[Share]
     classes: list[str]
     ordinal: bool = False
+    unit: Literal["tile", "section"] = "tile"
     evaluation: Evaluation = Evaluation()
 
     def shares(self, method: str) -> list[int]:

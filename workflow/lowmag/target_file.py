@@ -1,6 +1,6 @@
 """`targets/seed{s}/{mag}x.h5`: what a teacher says of the training tiles, on one student's grid.
 
-Layout (schema `lowmag-targets`, version 1); N tiles in the order of the train slides' index, V
+Layout (schema `lowmag-targets`, version 2); N tiles in the order of the train slides' index, V
 views in the numbering of `augment`, K classes, C channels, h x h cells:
 
 - root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256` and
@@ -12,6 +12,10 @@ views in the numbering of `augment`, K classes, C channels, h x h cells:
   `attention/{inside|outside}{-2|-3}` where a method asks for them.
 
 Arrays are contiguous, so that a tile's view is one read at a known place of the file.
+
+Of sections `grid` is 0, `cells (N, 2) int64` holds rows and columns of each (`cells-2`, `cells-3` at earlier
+stages), and a form of map is one row of numbers, as `section_maps` says, with the attribute `channels`.
+Version 1 knew no sections.
 """
 
 from pathlib import Path
@@ -28,10 +32,12 @@ from lowmag.hdf5 import open_hdf5
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
-from lowmag.terms import ATTENTION, FEATURES, HEAD, LOGITS, Method
+from lowmag.section_maps import CHANNELS, SectionMaps, cells_name, stage_of
+from lowmag.terms import ATTENTION, FEATURES, HEAD, LAST_STAGE, LOGITS, Method
 
+CELLS = cells_name(LAST_STAGE)
 SCHEMA = "lowmag-targets"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU; tiles and network have the rest
 CURE = "delete it and rerun `lowmag targets`"
 
@@ -49,10 +55,13 @@ class Targets:
             names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
             self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
             names = [name for name in method.reads if name != HEAD]
-            arrays = {name: _mapped(path, _stored(file, name, path)) for name in names}
+            arrays = {name: self._opened(file, name) for name in names}
+            self._cells = np.asarray(file[CELLS]) if CELLS in file else None
             self._head = _read_head(file, path, device) if HEAD in method.reads else None
         room = RESIDENT_SHARE * free_bytes(device)
-        self._resident = device.type == "cuda" and sum(a.nbytes for a in arrays.values()) <= room
+        # A section's maps are found by the host, and are copied in a fraction of the section's step.
+        fits = self._cells is None and sum(a.nbytes for a in arrays.values()) <= room
+        self._resident = device.type == "cuda" and fits
         self._arrays: dict[str, Any] = arrays
         if self._resident:
             self._arrays = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
@@ -70,35 +79,44 @@ class Targets:
     @property
     def channels(self) -> int | None:
         """Channels of the teacher's map; None when no features are read."""
-        return next((a.shape[2] for name, a in self._arrays.items() if name.startswith(FEATURES)), None)
+        maps = next((a for name, a in self._arrays.items() if name.startswith(FEATURES)), None)
+        if maps is None:
+            return None
+        return maps.channels if isinstance(maps, SectionMaps) else maps.shape[2]
 
-    def check(self, index: TileIndex, spec: ModelSpec, cells: int | None, channels: int | None) -> None:
+    def check(
+        self, index: TileIndex, spec: ModelSpec, cells: int | np.ndarray | None, channels: int | None
+    ) -> None:
         """Raise UserError when the targets are not those of these tiles, classes, magnification or maps.
 
-        `cells` and `channels` None: any number of them will do.
+        `cells` are those of a tile's edge, or of every section (N, 2). `cells` and `channels` None: any
+        number of them will do.
         """
+        grid = int(self.attributes["grid"]) if self._cells is None else self._cells
         slides = [(s.slide_id, int(n)) for s, n in zip(index.slides, index.counts, strict=True)]
         expected = {
             "classes": list(spec.classes),
             "magnification": spec.magnification,
-            "grid": cells or int(self.attributes["grid"]),
-            "channels": channels or self.channels,
             "slides and tiles": slides,
+            "grid": _plain(grid if cells is None else cells),
+            "channels": channels or self.channels,
         }
         found = {
             "classes": [str(name) for name in self.attributes["classes"]],
             "magnification": float(self.attributes["magnification"]),
-            "grid": int(self.attributes["grid"]),
-            "channels": self.channels or channels,
             "slides and tiles": self._slides,
+            "grid": _plain(grid),
+            "channels": self.channels or channels,
         }
         for name, value in expected.items():
             if found[name] != value:
                 raise UserError(f"targets {self.path} {_difference(name, found[name], value)}; {CURE}")
 
-    def check_grid(self, name: str, cells: int) -> None:
+    def check_grid(self, name: str, cells: int | np.ndarray) -> None:
         """Raise UserError when the maps of a dataset are not on a grid of `cells`."""
-        found = self._arrays[name].shape[-1]
+        maps = self._arrays[name]
+        found = _plain(maps.cells if isinstance(maps, SectionMaps) else maps.shape[-1])
+        cells = _plain(cells)
         if found != cells:
             raise UserError(
                 f"targets {self.path} {_difference(f'a grid of {name} of', found, cells)}; {CURE}"
@@ -121,10 +139,22 @@ class Targets:
         """Where `ids` and `views` of a batch have to be."""
         return self._device if self._resident else torch.device("cpu")
 
+    def _opened(self, file: h5py.File, name: str) -> Any:
+        dataset = _stored(file, name, self.path)
+        array = _mapped(self.path, dataset)
+        if CELLS not in file or name == LOGITS:
+            return array
+        cells = np.asarray(_stored(file, cells_name(stage_of(name)), self.path))
+        channels: Any = dataset.attrs[CHANNELS]
+        return SectionMaps(array, cells, int(channels), self.n_views)
+
     def _pick(self, array: Any, ids: Tensor, views: Tensor) -> Tensor:
         if self._resident:
             return array[ids, views].float()
-        picked = torch.from_numpy(array[ids.numpy(), views.numpy()])
+        if isinstance(array, SectionMaps):
+            picked = array.pick(ids, views)
+        else:
+            picked = torch.from_numpy(array[ids.numpy(), views.numpy()])
         if self._device.type == "cuda":
             picked = picked.pin_memory().to(self._device, non_blocking=True)
         return picked.float()
@@ -162,7 +192,15 @@ def _mapped(path: Path, dataset: h5py.Dataset) -> np.ndarray:
     return np.memmap(path, dataset.dtype, "r", offset, dataset.shape)
 
 
+def _plain(cells: int | np.ndarray) -> Any:
+    return cells.tolist() if isinstance(cells, np.ndarray) else cells
+
+
 def _difference(name: str, found: Any, expected: Any) -> str:
+    if isinstance(found, list) != isinstance(expected, list):
+        return "are of tiles where sections are trained on, or the reverse"
+    if "grid" in name and isinstance(found, list):
+        return f"have {name} of another network for {len(expected)} sections"
     if name != "slides and tiles":
         return f"have {name} {found}, expected {expected}"
     changed = sorted({slide for slide, _ in set(found) ^ set(expected)})

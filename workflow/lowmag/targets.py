@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,17 +13,19 @@ from torch import Tensor
 
 from lowmag.augment import dihedral
 from lowmag.bank import Bank
-from lowmag.device import inference_batch, pick_device
+from lowmag.device import expect_any_size, inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
+from lowmag.magnification import factor_between
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec, Network, prepare, weights_sha256
+from lowmag.section_maps import cells_name, section_cells, stage_of, store_maps
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
 from lowmag.target_file import SCHEMA, SCHEMA_VERSION
-from lowmag.teaching import load_teacher, say
-from lowmag.terms import HEAD
+from lowmag.teaching import Asked, Wish, load_teacher, say
+from lowmag.terms import HEAD, LAST_STAGE, earlier_form
 
 LOG_EVERY_S = 10.0
 
@@ -46,8 +48,10 @@ def write_targets(
     # Every tile is used once, so there is nothing to gain from holding them.
     bank = Bank(index, np.arange(index.n), spec.magnification, device, threads=threads, place="files")
     digest = weights_sha256(teacher)
+    if index.unit == "section":
+        expect_any_size()
     with ExitStack() as stack:
-        files = {name: _create(stack, out / f"{name}.h5", index) for name in options.grids}
+        files = {name: _create(stack, out / f"{name}.h5", index, options) for name in options.grids}
         for start, said in _said(network, spec, bank, options):
             for name, batches in said.items():
                 _write(files[name], start, batches, index.n)
@@ -67,7 +71,8 @@ def _said(
         # Inference mode is quicker, but autograd, which earlier stages need, knows nothing of its tensors.
         with torch.inference_mode(not options.earlier), torch.no_grad():
             upright = prepare(pictures, spec)
-            views = [say(network, dihedral(upright, view), options) for view in range(options.views)]
+            turned = (dihedral(upright, view) for view in range(options.views))
+            views = [say(network, view, _wish(options, spec, view)) for view in turned]
             yield start, {name: [view[name] for view in views] for name in options.grids}
         start += len(pictures)
         if time.monotonic() - logged > LOG_EVERY_S or start == len(bank.ids):
@@ -79,12 +84,42 @@ def _said(
             )
 
 
-def _create(stack: ExitStack, path: Path, index: TileIndex) -> h5py.File:
+def _wish(options: TargetOptions, spec: ModelSpec, pictures: Tensor) -> Wish:
+    """What is asked of the teacher about pictures: of a section, on the students' grids of that very one."""
+    if not options.sections:
+        return options
+    shape = np.array([pictures.shape[:1:-1]])  # width, height
+
+    def grid(name: str, stage: int) -> tuple[int, int]:
+        size = shape // factor_between(spec.magnification, _magnification(name))
+        rows, columns = section_cells(options.sections[name], size, stage)[0].tolist()
+        return rows, columns
+
+    return Asked(
+        grids={name: grid(name, LAST_STAGE) for name in options.grids},
+        resizes=options.resizes,
+        attention=options.attention,
+        earlier={
+            form: {name: grid(name, earlier_form(form)[1]) for name in grids}
+            for form, grids in options.earlier.items()
+        },
+    )
+
+
+def _create(stack: ExitStack, path: Path, index: TileIndex, options: TargetOptions) -> h5py.File:
     file = stack.enter_context(publishing_hdf5(path))
     file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
     file.create_dataset("slide_id", data=[slide.slide_id.encode() for slide in index.slides])
     file.create_dataset("count", data=index.counts)
+    if network := options.sections.get(path.stem):
+        size = index.size_at(_magnification(path.stem))
+        for stage in {LAST_STAGE, *(earlier_form(form)[1] for form in options.earlier)}:
+            file.create_dataset(cells_name(stage), data=section_cells(network, size, stage))
     return file
+
+
+def _magnification(name: str) -> float:
+    return float(name.split("x")[0])  # of 1.25x or 1.25x-4
 
 
 def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> None:
@@ -105,17 +140,26 @@ def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> No
 
 def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) -> None:
     dtype = np.float32 if name == "logits" else np.float16
+    if name != "logits" and (cells := file.get(cells_name(stage_of(name)))) is not None:
+        maps = [view.cpu().numpy().astype(dtype) for view in views]
+        _refuse_divergence(name, start, maps)
+        store_maps(file, name, start, maps, np.asarray(cells))
+        return
     values = torch.stack(views, 1).cpu().numpy().astype(dtype)  # (B, V, ...)
-    if not np.isfinite(values).all():
-        raise UserError(
-            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values) - 1}; "
-            "its training diverged: lower teacher.lr and train it again"
-        )
+    _refuse_divergence(name, start, [values])
     stored = file.get(name)
     if stored is None:
         stored = file.create_dataset(name, (n, *values.shape[1:]), dtype)  # contiguous: no chunks
     assert isinstance(stored, h5py.Dataset)
     stored[start : start + len(values)] = values
+
+
+def _refuse_divergence(name: str, start: int, values: Sequence[np.ndarray]) -> None:
+    if not all(np.isfinite(some).all() for some in values):
+        raise UserError(
+            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values[0]) - 1}; "
+            "its training diverged: lower teacher.lr and train it again"
+        )
 
 
 def _store_head(file: h5py.File, network: Network) -> None:
@@ -126,7 +170,7 @@ def _store_head(file: h5py.File, network: Network) -> None:
 def _finish(file: h5py.File, name: str, spec: ModelSpec, options: TargetOptions, teacher_sha256: str) -> None:
     file.attrs.update(
         {
-            "magnification": float(name.split("x")[0]),  # of 1.25x or 1.25x-4
+            "magnification": _magnification(name),
             "grid": options.grids[name],
             "classes": list(spec.classes),
             "views": options.views,

@@ -61,8 +61,8 @@ def load_teacher(path: Path) -> tuple[Network, ModelSpec]:
 
 
 @dataclass(frozen=True)
-class _Wish:
-    """What one method asks of a teacher, about one batch."""
+class Asked:
+    """What is asked of a teacher about one batch."""
 
     grids: Mapping[str, Cells]
     resizes: Sequence[Resize]
@@ -116,7 +116,7 @@ class OnlineTeacher:
     def batch(self, pictures: Tensor, labels: Tensor, student: StudentBatch) -> TargetsBatch:
         """What it says of pictures (n, 3, H, W) in 0..1 at its magnification, on the student's grid."""
         earlier = {} if student.earlier is None else {"": _cells(student.earlier)}
-        wish = _Wish(
+        wish = Asked(
             grids={"": _cells(student.features)},
             resizes=self._resizes,
             attention=self._attention,

@@ -112,6 +112,6 @@ def show_both(part: Part, views: Views, factor: int) -> tuple[Tensor, Tensor | N
 
 
 def _turn(tiles: Tensor, views: Tensor) -> Tensor:
-    if tiles.device.type == "cpu":  # one copy in place of six; a GPU would wait for the host in every step
+    if views.device.type == "cpu":  # one copy in place of six; a GPU would wait for the host in every step
         return torch.stack([dihedral(tile, view) for tile, view in zip(tiles, views.tolist(), strict=True)])
     return apply_views(tiles, views)
