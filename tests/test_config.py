@@ -488,3 +488,29 @@ def test_targets_hold_no_views_for_students_that_ask_the_teacher():
         "flipped": {"soft_labels": 1, "training": {"augment": {"dihedral": "flips"}}},
     }
     assert parse_config({"methods": methods}).target_options().views == 4
+
+
+SECTIONS = {
+    "tiles": {"unit": "section", "field_um": 333},
+    "teacher": {"batch_size": 32, "accumulate": 32},
+    "students": {"batch_size": 32, "accumulate": 32},
+}
+
+
+def test_sections_go_one_by_one_and_have_grids_of_their_own() -> None:
+    coarse = {"features": 1, "training": {"stride": 16}}
+    config = parse_config(SECTIONS | {"methods": {"dipalma2021": {"features": 1}, "coarse": coarse}})
+    options = config.target_options()
+    assert options.grids["1.25x"] == options.grids["1.25x-16"] == 0
+    assert {name: network.stride for name, network in options.sections.items() if "1.25x" in name} == {
+        "1.25x": 32,
+        "1.25x-16": 16,
+    }
+    assert config.study(["a", "b"]).unit == "section"
+    for section in ("teacher", "students"):
+        with pytest.raises(
+            UserError, match=rf"{section}.*sections differ in size.*set accumulate to batch_size"
+        ):
+            parse_config(SECTIONS | {section: {"batch_size": 32, "accumulate": 16}})
+    with pytest.raises(UserError, match="sections keep their size: set input: native"):
+        parse_config(SECTIONS | {"students": {**SECTIONS["students"], "input": "upsampled"}})

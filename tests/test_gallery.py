@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from lowmag import cam, gallery, models
 from lowmag.errors import UserError
-from lowmag.gallery import View, Viewer
+from lowmag.gallery import Viewer
 from lowmag.index import TileIndex, index_tiles
 from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
@@ -88,9 +89,10 @@ def test_a_student_that_is_always_right_leaves_no_wrong_tile(tmp_path: Path, vie
 def test_a_view_is_what_the_network_says(index: TileIndex, viewers: list[Viewer]) -> None:
     viewer, ids = viewers[0], np.array([5, 1])
     view = gallery.look(viewer, index, ids)
-    assert view.pictures.shape == (2, PX[HIGH], PX[HIGH], 3)
+    pictures = torch.from_numpy(np.stack(view.pictures))
+    assert pictures.shape == (2, PX[HIGH], PX[HIGH], 3)
     with torch.no_grad():
-        features, logits = viewer.network(models.prepare(torch.from_numpy(view.pictures), viewer.spec))
+        features, logits = viewer.network(models.prepare(pictures, viewer.spec))
         maps = cam.attention(features, viewer.network.head.weight, "inside")
     np.testing.assert_allclose(view.probabilities, logits.softmax(1), atol=1e-6)
     for n in range(2):
@@ -102,7 +104,7 @@ def test_a_view_is_what_the_network_says(index: TileIndex, viewers: list[Viewer]
 def test_titles_give_magnification_prediction_and_scale(index: TileIndex, viewers: list[Viewer]) -> None:
     views = [gallery.look(viewer, index, np.array([7])) for viewer in viewers]
     probabilities = [np.array([[0.2, 0.8]]), np.array([[0.7, 0.3]])]
-    views = [View(v.pictures, p, v.attention) for v, p in zip(views, probabilities, strict=True)]
+    views = [replace(v, probabilities=p) for v, p in zip(views, probabilities, strict=True)]
     figure = gallery.draw(viewers, views, np.array([1]), ["label: busy"])
     part = figure.subfigs[0]
     assert part.get_suptitle() == "label: busy"
@@ -114,6 +116,21 @@ def test_titles_give_magnification_prediction_and_scale(index: TileIndex, viewer
     assert [text.get_text() for text in part.axes[0].texts] == [
         "20 µm"
     ]  # a field of 64 µm has no room for 100
+
+
+def test_sections_are_shown_in_their_own_shapes(tmp_path: Path, viewers: list[Viewer]) -> None:
+    tiles, splits = make_cohort(tmp_path, Cohort(sections=[(64, 128), (4096, 64)]))
+    index = index_tiles(tiles, [r for r in read_splits(splits) if r.split == "test"], CLASSES)
+    of_any_size = [Viewer(v.network, replace(v.spec, tile_px=0, field_um=0, teacher_px=0)) for v in viewers]
+    views = [gallery.look(viewer, index, np.array([0, 3])) for viewer in of_any_size]
+    assert [p.shape for p in views[0].pictures] == [(128, 64, 3), (16, 1024, 3)]  # drawn no wider than that
+    assert [a.shape for a in views[0].attention] == [(4, 2), (2, 128)]
+    assert views[0].fields_um == views[1].fields_um == [[64.0, 128.0], [4096.0, 64.0]]
+    figure = gallery.draw(of_any_size, views, np.array([0, 1]), ["label: calm", "label: busy"])
+    picture, attention = figure.subfigs[0].axes[0], figure.subfigs[0].axes[3]
+    assert picture.get_images()[0].get_extent() == attention.get_images()[1].get_extent() == [0, 64, 128, 0]
+    assert attention.get_title() == "attention, 4 × 2 cells"
+    assert [text.get_text() for text in figure.subfigs[1].axes[0].texts] == ["1000 µm"]
 
 
 def test_without_a_labelled_test_tile_it_says_what_to_do(paths: tuple[Path, Path], tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ class Config(Section):
                     f"(tiles.unit: section): set accumulate to batch_size ({training.batch_size})"
                 )
             if isinstance(training, StudentTraining) and training.input != "native":
-                return f"{name}: sections are not brought to another size: set input: native, or tiles.unit: tile"
+                return f"{name}: sections keep their size: set input: native, or tiles.unit: tile"
         return None
 
     @model_validator(mode="after")
@@ -307,15 +307,14 @@ class Config(Section):
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""
         grids = {name_of(m): self._cells(self.students, m) for m in self.tiles.students}
-        sections = {name: self.students for name in grids} if self.tiles.unit == "section" else {}
+        networks: dict[str, StudentTraining] = dict.fromkeys(grids, self.students)
         earlier: dict[str, dict[str, int]] = {}
         for method, terms in self.methods.items():
             training = self.student_training(method)
             for magnification in self.tiles.students:
                 name = self.targets_name(method, magnification)
                 grids[name] = grids.get(name) or self._cells(training, magnification)
-                if self.tiles.unit == "section":
-                    sections.setdefault(name, training)
+                networks.setdefault(name, training)
                 if (term := terms.attention) and term.stage != LAST_STAGE:
                     cells = self._cells(training, magnification, term.stage)
                     earlier.setdefault(term.form, {})[name] = cells
@@ -331,8 +330,9 @@ class Config(Section):
                 "earlier": earlier,
                 "views": views,
                 "sections": {
-                    name: {key: getattr(training, key) for key in Architecture.model_fields}
-                    for name, training in sections.items()
+                    name: training.model_dump(include={*Architecture.model_fields} - {"weights"})
+                    for name, training in networks.items()
+                    if self.tiles.unit == "section"
                 },
             }
         )

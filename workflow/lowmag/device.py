@@ -74,7 +74,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def inference_batch(px: int) -> int:
-    """Tiles of `px` pixels that go through a network at once without gradients, 1 to 1024; 1 of any size (0)."""
+    """Tiles of `px` pixels that go through a network at once without gradients, 1 to 1024; px 0: 1."""
     return 1 if px == 0 else max(1, min(1024, INFERENCE_PIXELS // px**2))
 
 

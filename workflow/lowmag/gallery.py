@@ -28,7 +28,8 @@ from lowmag.store import TileFile
 
 MOST_TILES = 4
 MOST_SEARCHED = 64
-BAR_UM = 100.0
+BARS_UM = (100.0, 1000.0, 500.0, 200.0, 50.0, 20.0, 10.0, 5000.0, 2000.0)
+MOST_PX = 1024  # of a picture's longer edge
 BATCH = 8
 DPI = 150
 WRONG_COLOUR = COLOURS[0]
@@ -49,11 +50,12 @@ class Viewer:
 
 @dataclass(frozen=True)
 class View:
-    """What a network sees of N tiles and says of them."""
+    """What a network sees of N tiles, or sections of any size, and says of them."""
 
-    pictures: np.ndarray  # (N, H, W, 3) uint8
+    pictures: Sequence[np.ndarray]  # (H, W, 3) uint8
     probabilities: np.ndarray  # (N, K)
-    attention: np.ndarray  # (N, h, w) for the predicted class, 0 to 1
+    attention: Sequence[np.ndarray]  # (h, w) for the predicted class, 0 to 1
+    fields_um: Sequence[tuple[float, float]]  # width and height
 
 
 def write_gallery(teacher: Path, students: Sequence[Path], tiles: Path, splits: Path, out: Path) -> None:
@@ -108,15 +110,26 @@ def _goes_wrong(index: TileIndex, viewers: Sequence[Viewer], ids: np.ndarray) ->
 @torch.inference_mode()
 def look(viewer: Viewer, index: TileIndex, ids: np.ndarray) -> View:
     """What a network sees of tiles, says of them and looks at."""
-    pictures = np.stack([_read(index, int(i), viewer.spec.magnification) for i in ids])
-    probabilities, attention = [], []
-    for part in np.array_split(pictures, -(-len(pictures) // BATCH)):
+    batch = BATCH if viewer.spec.tile_px else 1  # sections differ in size
+    pictures: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
+    attention: list[np.ndarray] = []
+    fields_um = index.size_at(viewer.spec.magnification, ids) * viewer.spec.mpp
+    for some in np.array_split(ids, -(-len(ids) // batch)):
+        part = np.stack([_read(index, int(i), viewer.spec.magnification) for i in some])
+        pictures += map(_small, part)
         features, logits = viewer.network(models.prepare(torch.from_numpy(part), viewer.spec))
         maps = cam.attention(features, viewer.network.head.weight, relu="inside")
         predicted = maps[torch.arange(len(part)), logits.argmax(1)]
         probabilities.append(logits.float().softmax(1).numpy())
-        attention.append((predicted / predicted.amax((1, 2), keepdim=True).clamp(min=1e-6)).numpy())
-    return View(pictures, np.concatenate(probabilities), np.concatenate(attention))
+        attention += [*(predicted / predicted.amax((1, 2), keepdim=True).clamp(min=1e-6)).numpy()]
+    return View(pictures, np.concatenate(probabilities), attention, fields_um.tolist())
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    """The picture, or every n-th pixel of a large section, which is drawn a few hundred pixels wide."""
+    step = max(1, max(picture.shape[:2]) // MOST_PX)
+    return picture[::step, ::step]
 
 
 def _read(index: TileIndex, tile: int, magnification: float) -> np.ndarray:
@@ -138,23 +151,25 @@ def draw(
         part.suptitle(headings[n], x=0.01, ha="left", fontsize=9.5, fontweight="bold")
         axes = part.subplots(2, columns, squeeze=False)
         for column, (viewer, view) in enumerate(zip(viewers, views, strict=True)):
-            _picture(axes[0, column], view.pictures[n], viewer.name, viewer.spec.field_um)
-            _attention(axes[1, column], view, n, viewer.spec.field_um)
+            _picture(axes[0, column], view, n, viewer.name)
+            _attention(axes[1, column], view, n)
             _say(axes[1, column], view.probabilities[n], int(label), classes)
-        _scale_bar(axes[0, 0], viewers[0].spec.field_um)
+        _scale_bar(axes[0, 0], *views[0].fields_um[n])
         for empty in axes[:, len(viewers) :].ravel():
             empty.set_axis_off()
     return figure
 
 
-def _picture(axes: Axes, picture: np.ndarray, title: str, field_um: float) -> None:
-    axes.imshow(picture, interpolation="nearest", extent=(0, field_um, field_um, 0))
+def _picture(axes: Axes, view: View, n: int, title: str) -> None:
+    width, height = view.fields_um[n]
+    axes.imshow(view.pictures[n], interpolation="nearest", extent=(0, width, height, 0))
     axes.set_title(title, fontsize=8.5, loc="center")
     _bare(axes)
 
 
-def _attention(axes: Axes, view: View, n: int, field_um: float) -> None:
-    extent = (0, field_um, field_um, 0)
+def _attention(axes: Axes, view: View, n: int) -> None:
+    width, height = view.fields_um[n]
+    extent = (0, width, height, 0)
     grey = view.pictures[n].mean(2)
     heat = view.attention[n]
     axes.imshow(grey, cmap="gray", vmin=0, vmax=255, interpolation="nearest", extent=extent)
@@ -181,12 +196,12 @@ def _bare(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _scale_bar(axes: Axes, field_um: float) -> None:
-    length = next((bar for bar in (BAR_UM, 50.0, 20.0, 10.0) if bar <= field_um / 2), field_um / 2)
-    y, right = 0.94 * field_um, 0.95 * field_um
+def _scale_bar(axes: Axes, width: float, height: float) -> None:
+    length = next((bar for bar in BARS_UM if width / 10 <= bar <= width / 2), width / 2)
+    y, right = 0.94 * height, 0.95 * width
     outline: Any = [patheffects.withStroke(linewidth=4.5, foreground="black")]
     axes.plot(
         [right - length, right], [y, y], color="white", lw=2.5, solid_capstyle="butt", path_effects=outline
     )
-    text = axes.text(right - length / 2, y - 0.025 * field_um, f"{length:g} µm", color="white", fontsize=7.5)
+    text = axes.text(right - length / 2, y - 0.025 * height, f"{length:g} µm", color="white", fontsize=7.5)
     text.set(ha="center", va="bottom", path_effects=[patheffects.withStroke(linewidth=2, foreground="black")])

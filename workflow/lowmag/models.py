@@ -144,9 +144,9 @@ _NETWORKS = {"resnet18": _resnet18, "resnet10gn": _resnet10gn, "vgg16": _vgg16}
 class ModelSpec:
     """What a model file says of itself: enough to rebuild the network and to feed it.
 
-    `tile_px` and `field_um` are the edge of a tile at `magnification`, 0 of sections; `input` upsampled means that tiles
-    are brought to `teacher_px` first; `mean` and `std` are per channel of pixels in 0..1; `weights` names the
-    file the backbone began from.
+    `tile_px` and `field_um` are the edge of a tile at `magnification`, 0 of sections, which have any size;
+    `input` upsampled means that tiles are brought to `teacher_px` first; `mean` and `std` are per channel of
+    pixels in 0..1; `weights` names the file the backbone began from.
     """
 
     role: Literal["teacher", "student"]

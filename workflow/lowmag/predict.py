@@ -12,7 +12,7 @@ import torch
 from pyarrow import parquet
 
 from lowmag.bank import Bank
-from lowmag.device import device_name, inference_batch, pick_device
+from lowmag.device import device_name, expect_any_size, inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.models import ModelSpec, Network, count_gmac, count_parameters, load_model, prepare
@@ -41,11 +41,13 @@ def write_predictions(model: Path, tiles: Path, splits: Path, out: Path, threads
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
     if not len(ids):
         raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
+    if index.unit == "section":
+        expect_any_size()
     bank = Bank(index, ids, spec.magnification, device, threads=threads)
     probabilities = predict_tiles(network, spec, bank)
     _write_table(out / "tiles.parquet", _tile_columns(index, ids, spec, probabilities))
     _write_table(out / "slides.parquet", _slide_columns(index, ids, spec, probabilities))
-    write_json(out / "cost.json", cost(network, spec, device, threads))
+    write_json(out / "cost.json", cost(network, spec, timed_pictures(spec, bank), threads))
 
 
 @torch.inference_mode()
@@ -59,15 +61,23 @@ def predict_tiles(network: Network, spec: ModelSpec, bank: Bank) -> np.ndarray:
     return torch.cat(parts).cpu().numpy()
 
 
+def timed_pictures(spec: ModelSpec, bank: Bank) -> torch.Tensor:
+    """What speed is measured on, (n, H, W, 3) uint8: a batch of noise; of sections the one of mean area."""
+    if spec.tile_px:
+        shape = (TIMED_BATCH, spec.tile_px, spec.tile_px, 3)
+        return torch.randint(0, 256, shape, dtype=torch.uint8, device=bank.device)
+    area = bank.index.size_at(spec.magnification, bank.ids).prod(1)
+    middle = bank.ids[[np.abs(area - area.mean()).argmin()]]
+    return next(bank.batches(middle, 1))
+
+
 @torch.inference_mode()
-def cost(network: Network, spec: ModelSpec, device: torch.device, threads: int) -> dict[str, Any]:
+def cost(network: Network, spec: ModelSpec, tiles: torch.Tensor, threads: int) -> dict[str, Any]:
     """Size, arithmetic and measured speed of a model: tiles per second is the median of repeated batches.
 
     Timed from uint8 tiles on the device to logits, after one batch that is not counted.
     """
-    tiles = torch.randint(
-        0, 256, (TIMED_BATCH, spec.tile_px, spec.tile_px, 3), dtype=torch.uint8, device=device
-    )
+    device = tiles.device
     seconds = []
     began = time.perf_counter()
     while len(seconds) < TIMED_AT_LEAST + 1 or time.perf_counter() - began < TIMED_SECONDS:
@@ -76,20 +86,23 @@ def cost(network: Network, spec: ModelSpec, device: torch.device, threads: int) 
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    gmac = count_gmac(network, spec.network_px)
+    height, width = prepare(tiles[:1], spec).shape[2:]
+    gmac = count_gmac(network, (height, width))
+    mm2 = tiles.shape[1] * tiles.shape[2] * (spec.mpp / 1000) ** 2
     return {
         "parameters": count_parameters(network),
         "gmac_per_tile": gmac,
-        "gmac_per_mm2": gmac / (spec.field_um / 1000) ** 2,
+        "gmac_per_mm2": gmac / mm2,
         "tile_px": spec.tile_px,
+        "timed_px": [tiles.shape[2], tiles.shape[1]],
         "magnification": spec.magnification,
         "model": spec.model,
         "stride": spec.stride,
         "input": spec.input,
-        "tiles_per_s": TIMED_BATCH / statistics.median(seconds[1:]),
+        "tiles_per_s": len(tiles) / statistics.median(seconds[1:]),
         "device": device_name(device),
         "threads": threads,
-        "batch_size": TIMED_BATCH,
+        "batch_size": len(tiles),
         "n_timed": len(seconds) - 1,
     }
 

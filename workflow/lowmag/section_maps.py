@@ -67,7 +67,7 @@ def check_sections(
 def store_maps(
     file: h5py.File, name: str, start: int, views: Sequence[np.ndarray], cells: np.ndarray
 ) -> None:
-    """Write the maps of one section, one (1, C, h, w) per view; `cells` (N, 2) is the grid of every section."""
+    """Write the maps of one section, (1, C, h, w) by view; `cells` (N, 2) are the grids of all sections."""
     channels = views[0].shape[1]
     area = cells.prod(1)
     per_cell = len(views) * channels
