@@ -39,3 +39,4 @@ onstart:
     say_device()
     refuse_single_slides()
     keep_config()
+    check_networks()

@@ -9,7 +9,7 @@ import time
 
 import torch
 from lowmag.device import keep_freed_memory
-from lowmag.models import build
+from lowmag.networks import build
 from lowmag.recipe import Architecture
 from torch.nn import functional
 

@@ -12,7 +12,7 @@ import yaml
 from lowmag import config
 from lowmag.config import parse_config, parse_options
 from lowmag.errors import UserError
-from lowmag.models import build
+from lowmag.networks import build
 from lowmag.recipe import Augment, Students, StudentTraining, Teacher
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run
@@ -53,7 +53,7 @@ def complaint(content: dict) -> str:
         ({"students": {"seeds": []}}, "students.seeds: List should have at least 1 item"),
         (
             {"teacher": {"model": "resnet50"}},
-            "teacher.model: Input should be 'resnet18', 'resnet10gn' or 'vgg16'",
+            "teacher.model: expected resnet18, resnet10gn, vgg16, torchvision/NAME or timm/NAME",
         ),
         ({"teacher": {"model": "vgg16"}}, "stride of vgg16 is 16"),
         ({"methods": {"a/b": {"cross_entropy": 1}}}, "method name 'a/b': use letters"),
@@ -252,7 +252,7 @@ def test_targets_of_another_grid_are_written_for_methods_that_compare_maps():
         {"methods": {"mine": {"cross_entropy": "much"}}},
         {"methods": {"mine": {"entropy": 1}}},
         {"methods": {"mine": {"cross_entropy": 1, "training": {"stride": 8, "augment": {"stain": 0}}}}},
-        {"methods": {"mine": {"cross_entropy": 1, "training": {"stride": 9}}}},
+        {"methods": {"mine": {"cross_entropy": 1, "training": {"stride": 99}}}},
         {"methods": {"mine": {"cross_entropy": 1, "training": {"seeds": [1]}}}},
         {"tiles": {"field_um": 1024, "students": [2.5]}},
         {"tiles": {"field": 1024}},

@@ -8,6 +8,7 @@ from lowmag import cam, gallery, models
 from lowmag.errors import UserError
 from lowmag.gallery import Viewer
 from lowmag.index import TileIndex, index_tiles
+from lowmag.networks import build
 from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
 from PIL import Image
@@ -19,7 +20,7 @@ FIELD_UM = PX[HIGH] * 1.0
 def save_network(path: Path, role: str, magnification: float, *, favours: int | None = None) -> Path:
     """An untrained network; `favours` fixes its prediction by the bias of its head."""
     torch.manual_seed(0)
-    network = models.build(Architecture(), len(CLASSES))
+    network = build(Architecture(), len(CLASSES))
     if favours is not None:
         with torch.no_grad():
             network.head.bias[favours] += 100

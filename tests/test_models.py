@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from lowmag import models
+from lowmag import backbones, models, networks
 from lowmag.errors import UserError
-from lowmag.models import ModelSpec, build
+from lowmag.models import ModelSpec
+from lowmag.networks import build
 from lowmag.recipe import Architecture, grid_cells
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -44,7 +45,7 @@ def spec() -> ModelSpec:
 
 
 @pytest.fixture
-def network(spec) -> models.Network:
+def network(spec) -> networks.Network:
     return build(architecture(model="resnet10gn", stride=16), len(spec.classes))
 
 
@@ -55,8 +56,8 @@ def tiles(n: int = 2, px: int = 32) -> torch.Tensor:
 def test_resnet10gn_has_the_size_of_dipalma2021():
     """1,231,011 parameters for 3 classes and 5.02 GMAC per megapixel (84.2 for 4096 x 4096)."""
     network = build(architecture(model="resnet10gn"), 3)
-    assert models.count_parameters(network) == 1_231_011
-    assert models.count_gmac(network, 512) == pytest.approx(84.2 / 64, rel=1e-3)
+    assert networks.count_parameters(network) == 1_231_011
+    assert networks.count_gmac(network, 512) == pytest.approx(84.2 / 64, rel=1e-3)
     assert sum(isinstance(module, nn.GroupNorm) for module in network.modules()) == 12
     assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
@@ -67,26 +68,26 @@ def test_gmac_equals_torchs_own_count():
     network = build(architecture(model="resnet18", stride=8), 4).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, 48, 48))
-    assert models.count_gmac(network, 48) == pytest.approx(counter.get_total_flops() / 2 / 1e9, rel=1e-12)
+    assert networks.count_gmac(network, 48) == pytest.approx(counter.get_total_flops() / 2 / 1e9, rel=1e-12)
 
 
 def test_counting_leaves_the_network_as_it_was(network):
-    models.count_gmac(network.train(), 32)
+    networks.count_gmac(network.train(), 32)
     assert network.training
     assert not any(module._forward_hooks for module in network.modules())
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
 def test_resnet_grid_is_the_one_the_config_states(stride):
-    backbone = models.ResNetBackbone(1, (2, 2, 2, 2), nn.BatchNorm2d, stride)
+    backbone = backbones.ResNetBackbone(1, (2, 2, 2, 2), nn.BatchNorm2d, stride)
     for px in SIZES:
         cells = grid_cells(architecture(stride=stride), px)
         assert backbone(torch.zeros(2, 3, px, px)).shape == (2, 2, cells, cells), px
 
 
 def test_vgg16_grid_is_the_one_the_config_states(monkeypatch):
-    thin = tuple(tuple(2 for _ in block) for block in models.VGG16_BLOCKS)
-    monkeypatch.setattr(models, "VGG16_BLOCKS", thin)
+    thin = tuple(tuple(2 for _ in block) for block in backbones.VGG16_BLOCKS)
+    monkeypatch.setattr(backbones, "VGG16_BLOCKS", thin)
     vgg16 = architecture(model="vgg16", stride=16)
     network = build(vgg16, 3)
     for px in SIZES:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.plan import Plan
 from PIL import Image
@@ -143,3 +144,22 @@ def test_a_folder_counts_by_all_its_files(tmp_path, annotated):
     sheet = Path(annotated["slides"])
     sheet.write_text(sheet.read_text().replace("A,A.svs", "A,series"))
     assert Plan(annotated).slide_size("A") == 5
+
+
+def test_targets_measure_the_grid_of_library_networks_alone():
+    """A method with a network of its own has targets of its own, unless it reads no map."""
+    own = {"model": "torchvision/resnet50", "weights": None}
+    content = {
+        "tiles": {"students": [1.25]},
+        "methods": {
+            "ours": {"soft_labels": 1},
+            "theirs": {"soft_labels": 1, "training": own},
+            "aligned": {"cosine": 1, "training": own},
+        },
+    }
+    options = parse_config(content).target_options()
+    name = "1.25x-torchvision-resnet50-64"
+    assert options.grids == {"1.25x": 2, name: 0}
+    assert {k: v.model_dump() for k, v in options.measured.items()} == {
+        name: {"model": "torchvision/resnet50", "stride": 32, "px": 64}
+    }

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from lowmag.errors import UserError
-from lowmag.models import ModelSpec, build, load_model, prepare, save_model
+from lowmag.models import ModelSpec, load_model, prepare, save_model
+from lowmag.networks import build
 from lowmag.predict import write_predictions
 from lowmag.recipe import Architecture
 from lowmag.store import TileFile

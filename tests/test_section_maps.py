@@ -16,7 +16,8 @@ from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import teacher_targets
-from lowmag.models import build, count_gmac, load_model, prepare
+from lowmag.models import load_model, prepare
+from lowmag.networks import build, count_gmac
 from lowmag.predict import write_predictions
 from lowmag.recipe import Architecture, StudentTraining, Training
 from lowmag.section_maps import check_sections, section_cells

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from lowmag import cam, models, stages
-from lowmag.models import build
+from lowmag import backbones, cam, stages
+from lowmag.networks import build
 from lowmag.recipe import Architecture, grid_cells
 from torch import nn
 
@@ -21,8 +21,8 @@ def _seed() -> None:
 
 @pytest.fixture(autouse=True)
 def _thin_vgg16(monkeypatch) -> None:
-    thin = tuple(tuple(3 for _ in block) for block in models.VGG16_BLOCKS)
-    monkeypatch.setattr(models, "VGG16_BLOCKS", thin)
+    thin = tuple(tuple(3 for _ in block) for block in backbones.VGG16_BLOCKS)
+    monkeypatch.setattr(backbones, "VGG16_BLOCKS", thin)
 
 
 @pytest.mark.parametrize("stage", [-2, -3])

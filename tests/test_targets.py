@@ -14,7 +14,8 @@ from lowmag.bank import Bank
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import teacher_targets
-from lowmag.models import ModelSpec, build, load_model, prepare, save_model, weights_sha256
+from lowmag.models import ModelSpec, load_model, prepare, save_model, weights_sha256
+from lowmag.networks import build
 from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
 from lowmag.stages import teacher_attention

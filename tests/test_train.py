@@ -20,7 +20,8 @@ from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
-from lowmag.models import Network, build, load_model, prepare, weights_sha256
+from lowmag.models import load_model, prepare, weights_sha256
+from lowmag.networks import Network, build
 from lowmag.recipe import StudentTraining, Teacher, Training
 from lowmag.run_lock import locked
 from lowmag.run_record import TIME_COLUMNS

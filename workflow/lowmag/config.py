@@ -14,7 +14,15 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.names import REPEATED, problem_of_name
-from lowmag.recipe import Architecture, Students, StudentTraining, Teacher, grid_cells
+from lowmag.recipe import (
+    OWN_NETWORKS,
+    Architecture,
+    Students,
+    StudentTraining,
+    Teacher,
+    grid_cells,
+    is_library,
+)
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
 from lowmag.study import Evaluation, Study, TargetOptions
 from lowmag.terms import LAST_STAGE, Method
@@ -198,6 +206,8 @@ class Config(Section):
                     f"{name}: sections differ in size, so they go through the network one by one "
                     f"(tiles.unit: section): set accumulate to batch_size ({training.batch_size})"
                 )
+            if is_library(training.model):
+                return f"{name}: sections of any size are for {', '.join(OWN_NETWORKS)}, not {training.model}"
             if isinstance(training, StudentTraining) and training.input != "native":
                 return f"{name}: sections keep their size: set input: native, or tiles.unit: tile"
         return None
@@ -217,6 +227,20 @@ class Config(Section):
                 raise ValueError(
                     f"method {name} begins with the teacher's weights, so {of_both} must be the same network"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _known_stages(self) -> "Config":
+        earlier = [
+            name for name, m in self.methods.items() if m.attention and m.attention.stage != LAST_STAGE
+        ]
+        networks = [self.teacher.model, *(self.student_training(name).model for name in earlier)]
+        foreign = [model for model in networks if is_library(model)]
+        if earlier and foreign:
+            raise ValueError(
+                f"methods {', '.join(earlier)} take attention from an earlier stage, which {foreign[0]} does "
+                f"not tell: set attention.stage: {LAST_STAGE}, or take {', '.join(OWN_NETWORKS)}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -241,10 +265,15 @@ class Config(Section):
         return self
 
     def size_problem(self) -> str | None:
-        """Why tiles of this size cannot be trained on, or None; for pictures once theirs is known."""
+        """Why tiles of this size cannot be trained on, or None; for pictures once theirs is known.
+
+        What a network of torchvision or timm can take is known once it is there (`gate.check_networks`).
+        """
         lowest = self.tiles.magnifications[-1]
         of_students = [self.student_training(name) for name in self.methods]
         for training in of_students:
+            if is_library(training.model):
+                continue
             if grid_cells(training, self.tiles.tile_px(lowest)) < 1:
                 return (
                     f"a tile at {name_of(lowest)} is smaller than one cell of {training.model}: "
@@ -255,6 +284,8 @@ class Config(Section):
             ("teacher", self.teacher, self.tiles.teacher),
             *(("students", training, px) for training, px in zip(of_students, seen, strict=True)),
         ):
+            if is_library(training.model):
+                continue
             cells = grid_cells(training, self.tiles.tile_px(magnification))
             if cells == 1 and training.normalises_one_tile:
                 return (
@@ -287,10 +318,35 @@ class Config(Section):
         return StudentTraining.model_validate(common | own)
 
     def targets_name(self, method: str, magnification: float) -> str:
-        """Name of the targets of a method's students: 1.25x; 1.25x-4 on a grid of its own, of 4 cells."""
-        name, usual = name_of(magnification), self._grid(self.students, magnification)
-        cells = self._grid(self.student_training(method), magnification)
-        return name if cells == usual or not self.methods[method].reads_maps else f"{name}-{cells}"
+        """Name of the targets of a method's students: 1.25x; 1.25x-4 on a grid of its own, of 4 cells.
+
+        1.25x-torchvision-resnet50-64 for a network of its own whose grid is not known here, given 64 px.
+        """
+        name, usual = name_of(magnification), self.students
+        training = self.student_training(method)
+        cells = self._grid(training, magnification)
+        alike = cells == self._grid(usual, magnification)
+        if alike and is_library(training.model):
+            alike = (training.model, training.input) == (usual.model, usual.input)
+        if alike or not self.methods[method].reads_maps:
+            return name
+        own = re.sub(r"[^A-Za-z0-9]+", "-", f"{training.model}-{self._px(training, name)}")
+        return f"{name}-{cells or own}"
+
+    def network_sizes(self) -> list[tuple[str, Architecture, int]]:
+        """Section, network and edge of its pictures in pixels, of everything that is trained."""
+        sizes: list[tuple[str, Architecture, int]] = [
+            ("teacher", self.teacher, self.tiles.tile_px(self.tiles.teacher))
+        ]
+        for training in (self.student_training(method) for method in self.methods):
+            sizes += [("students", training, self._px(training, name_of(m))) for m in self.tiles.students]
+        return sizes
+
+    def _px(self, training: StudentTraining, name: str) -> int:
+        """Edge of what a student's network sees in pixels, by the name of its targets."""
+        magnification = float(name.split("x")[0])
+        seen = self.tiles.teacher if training.input == "upsampled" else magnification
+        return self.tiles.tile_px(seen)
 
     def _grid(self, training: StudentTraining, magnification: float) -> int:
         """What tells one grid from another: cells per edge, or of sections, which differ, pixels per cell."""
@@ -299,22 +355,28 @@ class Config(Section):
         return self._cells(training, magnification)
 
     def _cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
-        if self.tiles.unit == "section":
+        """Cells of a student's map; 0 where it has to be measured."""
+        if self.tiles.unit == "section" or is_library(training.model):
             return 0
-        seen = self.tiles.teacher if training.input == "upsampled" else magnification
-        return grid_cells(training, self.tiles.tile_px(seen), stage)
+        return grid_cells(training, self._px(training, name_of(magnification)), stage)
 
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""
         grids = {name_of(m): self._cells(self.students, m) for m in self.tiles.students}
         networks: dict[str, StudentTraining] = dict.fromkeys(grids, self.students)
+        measured: dict[str, StudentTraining] = {}
+        measured |= {
+            name_of(m): self.students for m in self.tiles.students if is_library(self.students.model)
+        }
         earlier: dict[str, dict[str, int]] = {}
         for method, terms in self.methods.items():
             training = self.student_training(method)
             for magnification in self.tiles.students:
                 name = self.targets_name(method, magnification)
-                grids[name] = grids.get(name) or self._cells(training, magnification)
                 networks.setdefault(name, training)
+                if name not in grids:
+                    grids[name] = self._cells(training, magnification)
+                    measured |= {name: training} if is_library(training.model) else {}
                 if (term := terms.attention) and term.stage != LAST_STAGE:
                     cells = self._cells(training, magnification, term.stage)
                     earlier.setdefault(term.form, {})[name] = cells
@@ -325,6 +387,10 @@ class Config(Section):
         return TargetOptions.model_validate(
             {
                 "grids": grids,
+                "measured": {
+                    name: {"model": training.model, "stride": training.stride, "px": self._px(training, name)}
+                    for name, training in measured.items()
+                },
                 "resizes": ["area", "bicubic", "maxpool"],
                 "attention": ["inside", "outside"],
                 "earlier": earlier,

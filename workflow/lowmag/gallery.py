@@ -20,7 +20,8 @@ from lowmag import cam, models
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import name_of
-from lowmag.models import ModelSpec, Network
+from lowmag.models import ModelSpec
+from lowmag.networks import Network
 from lowmag.palette import COLOURS, STYLE, WIDTH_IN
 from lowmag.publish import publishing
 from lowmag.splits import read_splits

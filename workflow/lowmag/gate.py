@@ -5,7 +5,31 @@ import os
 import sys
 from pathlib import Path
 
+from lowmag.config import Config
+from lowmag.errors import UserError
+from lowmag.recipe import Architecture, is_library
+
 MOST_BYTES_WITHOUT_TILES = 1 << 18  # of a tile file that holds none; larger ones need not be opened
+
+
+def check_networks(config: Config) -> None:
+    """Raise UserError unless networks of torchvision or timm are there and take the tiles they will be given.
+
+    Found by passes of zeros, in seconds, before slides are cut for hours; without such networks at once.
+    """
+    if config.tiles.unit == "section":  # of no one size, and for networks written out here alone
+        return
+    sizes = dict.fromkeys((section, a.model, a.stride, px) for section, a, px in config.network_sizes())
+    for section, model, stride, px in sizes:
+        if not is_library(model):
+            continue
+        from lowmag.networks import build, map_cells  # torch
+
+        plain = Architecture(model=model, stride=stride)
+        try:
+            map_cells(build(plain, 2, px), plain, px)
+        except UserError as problem:
+            raise UserError(f"{section}.model: {problem}") from problem
 
 
 def exit_on_bad_slides(results: Path) -> None:
@@ -40,7 +64,6 @@ def _found_while_cut(results: Path, row: dict[str, str]) -> dict[str, str]:
     tiles = results / "tiles" / f"{row['slide_id']}.h5"
     if row["verdict"] != "ok" or not tiles.is_file() or tiles.stat().st_size > MOST_BYTES_WITHOUT_TILES:
         return {}
-    from lowmag.errors import UserError
     from lowmag.store import TileFile  # h5py: only where there is something to look at
 
     try:

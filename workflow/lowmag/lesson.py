@@ -19,10 +19,11 @@ from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import factor_between, mpp_of
-from lowmag.models import ModelSpec, Network, begin_from, build
+from lowmag.models import ModelSpec, begin_from
+from lowmag.networks import Network, build, map_cells
 from lowmag.optimizer import Adam
 from lowmag.projectors import build_projectors
-from lowmag.recipe import StudentTraining, grid_cells
+from lowmag.recipe import StudentTraining, grid_cells, is_file
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
@@ -165,19 +166,17 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     spec = _spec(task, bank, pool)
     # Teacher and student must not begin with the same weights: that would make their maps alike for nothing.
     torch.manual_seed(2 * job.seed + (task.role == "student"))
-    network = build(options, len(job.classes)).to(device).to(memory_format=memory_format(device))
+    network = build(options, len(job.classes), spec.network_px)
+    cells = _cells(index, network, task, spec)
+    network.to(device).to(memory_format=memory_format(device))
     if initial := _initial(task):
         begin_from(network, initial)
     channels = network.head.in_features if task.method.needs_same_network else None
     if teacher is not None:
         teacher.check(index, job.classes, channels)
     if targets is not None:
-        cells = _grid(index, task, spec, LAST_STAGE) if task.method.reads_maps else None
-        targets.check(index, spec, cells, channels)
-        attention = task.method.attention
-        if attention and attention.stage != LAST_STAGE:
-            cells = _grid(index, task, spec, attention.stage)
-            targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
+        targets.check(index, spec, cells if task.method.reads_maps else None, channels)
+        _check_earlier(index, targets, task, spec)
     # After the network, whose first weights are so the same with every method.
     projectors = _projectors(task, network, targets or teacher).to(device)
     trained = [*network.parameters(), *projectors.parameters()]
@@ -230,7 +229,7 @@ def file_sha256(path: Path) -> str:
 def described_options(options: StudentTraining) -> dict[str, object]:
     """The options as plain values, initial weights by name and content in place of their path."""
     content = options.model_dump()
-    if options.weights:
+    if options.weights and is_file(options.weights):
         path = Path(options.weights)
         content["weights"] = {"name": path.name, "sha256": file_sha256(path) if path.is_file() else None}
     return content
@@ -311,11 +310,33 @@ def _banks(task: Task, index: TileIndex, pool: Pool, device: torch.device) -> tu
     return own, Feed(None if is_derived else own, fine)
 
 
-def _grid(index: TileIndex, task: Task, spec: ModelSpec, stage: int) -> int | np.ndarray:
-    """Cells per edge of the network's map; of sections rows and columns of each, (N, 2)."""
+def _cells(index: TileIndex, network: Network, task: Task, spec: ModelSpec) -> int | np.ndarray:
+    """Cells per edge of the network's map; of sections rows and columns of each, (N, 2).
+
+    Raises UserError when the network cannot be trained on such tiles.
+    """
+    options = task.options
     if index.unit == "section":
-        return section_cells(task.options, index.size_at(spec.magnification), stage)
-    return grid_cells(task.options, spec.network_px, stage)
+        return section_cells(options, index.size_at(spec.magnification), LAST_STAGE)
+    cells = map_cells(network, options, spec.network_px)
+    has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    if has_batch_norm and cells == 1 and options.batch_size == options.accumulate:
+        raise UserError(
+            f"BatchNorm of {options.model} needs more than one value per channel, and with one tile at a "
+            f"time its last map of {spec.network_px} px is 1 x 1: raise batch_size, or take resnet10gn"
+        )
+    return cells
+
+
+def _check_earlier(index: TileIndex, targets: Targets, task: Task, spec: ModelSpec) -> None:
+    attention = task.method.attention
+    if attention is None or attention.stage == LAST_STAGE:
+        return
+    if index.unit == "section":
+        cells = section_cells(task.options, index.size_at(spec.magnification), attention.stage)
+    else:
+        cells = grid_cells(task.options, spec.network_px, attention.stage)
+    targets.check_grid(f"{ATTENTION}/{attention.form}", cells)
 
 
 def _projectors(task: Task, network: Network, source: Targets | OnlineTeacher | None) -> nn.ModuleDict:
@@ -340,8 +361,12 @@ def _spec(task: Task, bank: Bank, pool: Pool) -> ModelSpec:
         teacher_px=bank.index.tile_px[max(bank.index.tile_px)],
         mean=mean,
         std=std,
-        weights=Path(options.weights).name if options.weights else None,
+        weights=_name_of_weights(options.weights),
     )
+
+
+def _name_of_weights(weights: str | None) -> str | None:
+    return Path(weights).name if weights and is_file(weights) else weights
 
 
 def _digest(task: Task, index: TileIndex, held_out: TileIndex, source: Targets | OnlineTeacher | None) -> str:

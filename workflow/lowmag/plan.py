@@ -15,7 +15,7 @@ from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
 from lowmag.names import problem_of_path
-from lowmag.recipe import StudentTraining
+from lowmag.recipe import StudentTraining, is_file
 from lowmag.record import size_of
 from lowmag.sections import NONE, SLIDE, Tissue
 from lowmag.slides import SlideRow
@@ -68,7 +68,7 @@ class Plan:
             ),
             ("tissue.model", self.config.tissue.model),
         ):
-            if file and not Path(file).is_file():
+            if file and is_file(file) and not Path(file).is_file():
                 raise UserError(f"{key}: there is no file {file}; correct the path or set it to null")
         if self.config.tissue.model:
             require_trust(self.config.tissue.model, self.config.tissue.model_sha256)
@@ -308,7 +308,9 @@ def _fingerprint(modules: tuple[str, ...]) -> str:
 
 
 def _digest(path: str | None) -> str:
-    return sha256_of(path)[:16] if path else ""
+    if not path or not is_file(path):
+        return path or ""
+    return sha256_of(path)[:16]
 
 
 def _compact(content: Any, *, sort_keys: bool = True) -> str:

@@ -15,7 +15,8 @@ from lowmag.bank import Bank
 from lowmag.device import device_name, expect_any_size, inference_batch, pick_device
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
-from lowmag.models import ModelSpec, Network, count_gmac, count_parameters, load_model, prepare
+from lowmag.models import ModelSpec, load_model, prepare
+from lowmag.networks import Network, count_gmac, count_parameters
 from lowmag.publish import publishing, write_json
 from lowmag.splits import read_splits
 

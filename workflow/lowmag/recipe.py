@@ -1,16 +1,30 @@
 """Sections of the config about training: networks, schedules, augmentation."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lowmag.sections import Section
 
 Share = Annotated[int, Field(ge=0, le=100)]
 Scale = Annotated[float, Field(gt=0.25, lt=4)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Network = Literal["resnet18", "resnet10gn", "vgg16"]
+OWN_NETWORKS = ("resnet18", "resnet10gn", "vgg16")
+OWN_STRIDES = (8, 16, 32)
+LIBRARY_NETWORK = r"(torchvision|timm)/[A-Za-z0-9_.]+(\?[A-Za-z0-9_=&.-]+)?"
+PRETRAINED, HUB = "pretrained", "hf-hub:"
 VGG16_STRIDE = 16
+
+
+def is_library(model: str) -> bool:
+    """Whether a network is torchvision's or timm's, not one written out here."""
+    return model not in OWN_NETWORKS
+
+
+def is_file(weights: str) -> bool:
+    """Whether initial weights are a file, not ones that a library downloads."""
+    return weights != PRETRAINED and not weights.startswith(HUB)
 
 
 class Augment(Section):
@@ -65,13 +79,29 @@ class Augment(Section):
 
 
 class Architecture(Section):
-    model: Network = Field(
-        default="resnet10gn", description="resnet18, resnet10gn (DiPalma 2021) or vgg16 (del Amor 2024)"
+    model: str = Field(
+        default="resnet10gn",
+        description="resnet18, resnet10gn (DiPalma 2021), vgg16 (del Amor 2024), torchvision/NAME, timm/NAME",
+        json_schema_extra={"pattern": rf"^({'|'.join(OWN_NETWORKS)}|{LIBRARY_NETWORK})$"},
     )
-    stride: Literal[8, 16, 32] = Field(default=32, description="pixels of the tile per cell of the last map")
+    stride: int = Field(
+        default=32,
+        ge=1,
+        le=64,
+        description="pixels of the tile per cell of the last map: 8, 16, 32; another network's is its own",
+    )
     weights: str | None = Field(
-        default=None, description="local file of initial backbone weights (.safetensors or state dict .pt)"
+        default=None,
+        description="local file of initial backbone weights (.safetensors or state dict .pt); torchvision, "
+        "timm: also pretrained, timm: hf-hub:OWNER/NAME",
     )
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, model: str) -> str:
+        if model not in OWN_NETWORKS and not re.fullmatch(LIBRARY_NETWORK, model):
+            raise ValueError(f"expected {', '.join(OWN_NETWORKS)}, torchvision/NAME or timm/NAME")
+        return model
 
     @model_validator(mode="after")
     def _possible_stride(self) -> "Architecture":
@@ -79,6 +109,17 @@ class Architecture(Section):
             raise ValueError(
                 f"stride of vgg16 is {VGG16_STRIDE} (its map before pool5): set stride: {VGG16_STRIDE}"
             )
+        if not is_library(self.model) and self.stride not in OWN_STRIDES:
+            raise ValueError(f"stride of {self.model} is one of 8, 16, 32, found {self.stride}")
+        return self
+
+    @model_validator(mode="after")
+    def _possible_weights(self) -> "Architecture":
+        if self.weights and not is_file(self.weights):
+            if not is_library(self.model):
+                raise ValueError(f"weights: {self.weights} goes with torchvision/NAME or timm/NAME alone")
+            if self.weights != PRETRAINED and not self.model.startswith("timm/"):
+                raise ValueError(f"weights: {self.weights} goes with timm/NAME alone")
         return self
 
 
@@ -216,7 +257,8 @@ class Students(StudentTraining):
 def grid_cells(architecture: Architecture, tile_px: int, stage: int = -1) -> int:
     """Cells per edge of a network's map for a tile of `tile_px` pixels; `stage` -1 is the last map.
 
-    Earlier stages: `stages.split`. Every stage but vgg16's last halves the grid.
+    Those of torchvision and timm are measured (`networks.map_cells`). Earlier stages: `stages.split`. Every
+    stage but vgg16's last halves the grid.
     """
     if architecture.model == "vgg16":
         return tile_px // (VGG16_STRIDE >> max(0, -2 - stage))

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lowmag.backbones import ResNetBackbone
 from lowmag.cam import Relu, gradcam_reference
-from lowmag.models import Network, ResNetBackbone
+from lowmag.networks import Network
 
 Rest = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -40,11 +40,22 @@ class Run:
         return f"{self.method}/{name_of(self.magnification)}/u{self.unlabelled}/seed{self.seed}"
 
 
+class MeasuredGrid(Section):
+    """A student's network of torchvision or timm, whose map is measured, and the pixels it is given."""
+
+    model: str
+    stride: int
+    px: int = Field(description="edge of its pictures, pixels")
+
+
 class TargetOptions(Section):
     """What the teacher says of a tile and in which shape: what the `targets` command takes as options."""
 
     grids: dict[str, int] = Field(
-        description="cells per edge of the student's last map, by magnification name (1.25x)"
+        default={}, description="cells per edge of the student's last map, by magnification name (1.25x)"
+    )
+    measured: dict[str, MeasuredGrid] = Field(
+        default={}, description="networks whose grid is not known before they are there, by the same names"
     )
     resizes: list[Literal["maxpool", "bicubic", "area"]] = Field(
         default=[], description="forms of the feature map to store"

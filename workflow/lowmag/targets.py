@@ -19,7 +19,9 @@ from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import factor_between
 from lowmag.methods import TargetsBatch
-from lowmag.models import ModelSpec, Network, prepare, weights_sha256
+from lowmag.models import ModelSpec, prepare, weights_sha256
+from lowmag.networks import Network, build, map_cells
+from lowmag.recipe import Architecture
 from lowmag.section_maps import cells_name, section_cells, stage_of, store_maps
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
@@ -39,6 +41,7 @@ def write_targets(
 
     Tiles are those of all train slides, labelled and unlabelled. The format is that of `target_file`.
     """
+    options = _measured(options)
     network, spec = load_teacher(teacher)
     device = pick_device(threads)
     network.to(device)
@@ -58,6 +61,15 @@ def write_targets(
         for name, file in files.items():
             _store_head(file, network)
             _finish(file, name, spec, options, digest)
+
+
+def _measured(options: TargetOptions) -> TargetOptions:
+    """The options with the grids of networks of torchvision or timm, found by passes of zeros."""
+    found = {}
+    for name, student in options.measured.items():
+        architecture = Architecture(model=student.model, stride=student.stride)
+        found[name] = map_cells(build(architecture, 1, student.px), architecture, student.px)
+    return options.model_copy(update={"grids": {**options.grids, **found}})
 
 
 def _said(

@@ -15,7 +15,8 @@ from lowmag.index import TileIndex
 from lowmag.losses import Resize, resize_map
 from lowmag.magnification import name_of
 from lowmag.methods import StudentBatch, TargetsBatch, teacher_targets
-from lowmag.models import ModelSpec, Network, load_model, normalise, weights_sha256
+from lowmag.models import ModelSpec, load_model, normalise, weights_sha256
+from lowmag.networks import Network
 from lowmag.stages import teacher_attention
 from lowmag.terms import ATTENTION, FEATURES, HEAD, Method, earlier_form
 

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from lowmag.bank import Bank
 from lowmag.device import Precision, autocast, inference_batch
-from lowmag.models import ModelSpec, Network, prepare
+from lowmag.models import ModelSpec, prepare
+from lowmag.networks import Network
 
 FIGURES = ("val_loss", "val_accuracy", "val_balanced_accuracy", "val_kappa")
 

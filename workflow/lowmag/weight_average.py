@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowmag.models import Network
+from lowmag.networks import Network
 
 
 class WeightAverage:

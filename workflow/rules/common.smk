@@ -68,6 +68,13 @@ def say_device():
         )
 
 
+def check_networks():
+    try:
+        gate.check_networks(plan.config)
+    except UserError as problem:
+        raise WorkflowError(str(problem))
+
+
 def refuse_bad_slides():
     executed = (
         workflow.is_main_process
