@@ -397,6 +397,7 @@ def merged(*names: str) -> dict[str, Any]:
         ("ebhi", "comparators"),
         ("dipalma2021", "dipalma2021_terms"),
         ("delamor2024", "delamor2024_terms"),
+        ("delamor2024", "delamor2024_weights"),
     ],
 )
 def test_studies_of_terms_go_with_their_base(base, added):

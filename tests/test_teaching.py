@@ -11,7 +11,8 @@ from lowmag.bank import Bank
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.lesson import Lesson, Task, plan_epoch, prepare_lesson
-from lowmag.models import load_model, save_model, weights_sha256
+from lowmag.methods import combine
+from lowmag.models import load_model, normalise, save_model, weights_sha256
 from lowmag.recipe import Augment, StudentTraining, Training
 from lowmag.study import TargetOptions
 from lowmag.targets import write_targets
@@ -27,6 +28,7 @@ DELAMOR = Augment(
     dihedral="horizontal", hue=0.1, rotation=45, zoom=(0.95, 1.2), shift=(0.05, 0.0), probability=0.5
 )
 # Every part of the targets: logits, head, all forms of the map, attention of the last map and before it.
+NO_PROJECTOR = {"cosine": {"projector": "none"}}
 TERMS = [
     {"soft_labels": 1, "features": {"resize": "maxpool+bicubic"}, "attention": {"relu": "outside"}},
     {"softmax_regression": {"map": "last"}, "cosine": 1, "attention": {"relu": "inside", "stage": -2}},
@@ -148,6 +150,22 @@ def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, terms:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     run = json.loads((whole.out / "run.json").read_text())
     assert run["teacher_sha256"] == weights_sha256(teacher_of(cohort))
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+def test_a_student_that_is_its_teacher_has_nothing_to_learn(cohort: Path, terms: dict) -> None:
+    """The same weights, the same picture: every label-free term is 0, but for a projector that is random."""
+    method = Method.model_validate({name: term for name, term in terms.items() if name != "cosine"} | NO_PROJECTOR)
+    lesson = lesson_of(cohort, online(STILL), method.model_dump(exclude_none=True))
+    assert lesson.teacher
+    fine = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    lesson.network.load_state_dict(lesson.teacher.network.state_dict())
+    student = train._student(lesson, normalise(fine, lesson.teacher.spec))
+    said = lesson.teacher.batch(fine, torch.full((4,), -1), student)
+    losses = combine(method, student, said)
+    assert len(losses) > 3
+    for name, loss in losses.items():
+        assert abs(loss.item()) < 1e-5, name
 
 
 def test_the_teacher_learns_nothing(cohort: Path) -> None:

@@ -64,7 +64,7 @@ def add_commands(commands) -> None:
     add_options(parser, "tiles")
 
     parser = add_command(commands, "pictures", "Store pre-cut pictures as tile files.", _pictures)
-    parser.add_argument("--images", type=Path, required=True, help="images.csv")
+    parser.add_argument("--images", type=Path, required=True, help="images.csv, or the folder SICAPv2")
     parser.add_argument("--out", type=Path, required=True, help="folder of the HDF5 files")
     parser.add_argument("--pictures", metavar="JSON", help="config section pictures")
     parser.add_argument(
@@ -75,7 +75,7 @@ def add_commands(commands) -> None:
     parser = add_command(commands, "splits", "Split the patients into train, val and test.", _splits)
     sheet = parser.add_mutually_exclusive_group(required=True)
     sheet.add_argument("--slides", type=Path, help="slides.csv")
-    sheet.add_argument("--images", type=Path, help="images.csv")
+    sheet.add_argument("--images", type=Path, help="images.csv, or the folder SICAPv2")
     parser.add_argument("--pictures", metavar="JSON", help="config section pictures (with --images)")
     parser.add_argument("--check", type=Path, help="check.tsv; slides it rejects are left out")
     parser.add_argument("--annotations", metavar="JSON", help="config section annotations (with --slides)")

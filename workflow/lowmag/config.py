@@ -97,7 +97,9 @@ class Config(Section):
         default="demo", description="path of slides.csv, or `demo` for the built-in cohort"
     )
     images: str | None = Field(
-        default=None, description="path of images.csv (pre-cut pictures); takes the place of slides"
+        default=None,
+        description="path of images.csv (pre-cut pictures), or of a folder laid out as SICAPv2; takes the "
+        "place of slides",
     )
     tensorboard: bool = Field(
         default=False,

@@ -1,6 +1,8 @@
 """Tile files out of pre-cut pictures: each picture is one tile, at every magnification."""
 
+import hashlib
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +35,8 @@ FORMATS = (
 )  # Pillow would run programs for others
 SHOWN = 30
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -59,11 +63,12 @@ def write_tile_files(
     The picture's own pixels are the teacher's magnification; lower ones are area averages of it, rounded
     once. All pictures have one size and are centre-cropped to the largest square whose edge every
     magnification divides, so the edge of a tile comes from the pictures, not from `tiles.field_um`.
-    Labels must be in `classes`. Raises UserError for pictures of another size or unreadable, and an mpp more
-    than 25 % off the teacher's.
+    Labels must be in `classes`. Raises UserError for pictures of another size or unreadable, one file in two
+    splits, and an mpp more than 25 % off the teacher's.
     """
     _require_derived(tiles)
     _require_scale(rows, options, tiles)
+    _refuse_copies(rows)
     cut = _cut(_common_size(rows), options, tiles)
     by_slide: dict[str, list[PictureRow]] = {}
     for row in rows:
@@ -114,6 +119,30 @@ def _require_derived(tiles: Tiles) -> None:
             f"pictures are tiles without coarser levels, but tiles.lowres is {tiles.lowres} and tiles.unit "
             f"{tiles.unit}; set tiles: {{lowres: derived, unit: tile}}, or give slides in place of images"
         )
+
+
+def _refuse_copies(rows: Sequence[PictureRow]) -> None:
+    """Raise UserError when one and the same file stands in two splits under two names; warn within one."""
+    by_size: dict[int, list[PictureRow]] = {}
+    for row in rows:
+        by_size.setdefault(row.image.stat().st_size, []).append(row)
+    by_content: dict[bytes, list[PictureRow]] = {}
+    for same_size in by_size.values():
+        for row in same_size if len(same_size) > 1 else []:
+            by_content.setdefault(hashlib.sha256(row.image.read_bytes()).digest(), []).append(row)
+    copies = [same for same in by_content.values() if len(same) > 1]
+    leaks = [same for same in copies if len({row.split for row in same}) > 1]
+    if leaks:
+        shown = [
+            ", ".join(f"{row.name} ({row.split or 'no split'})" for row in same) for same in leaks[:SHOWN]
+        ]
+        raise UserError(
+            f"{len(leaks)} pictures stand in several splits under different names: the test would be easier "
+            "than it is, so take them out of all but one:\n  " + "\n  ".join(shown)
+        )
+    if copies:
+        names = [" = ".join(row.name for row in same) for same in copies[:SHOWN]]
+        logger.warning("%d pictures are there more than once: %s", len(copies), "; ".join(names))
 
 
 def _require_scale(rows: Sequence[PictureRow], options: Pictures, tiles: Tiles) -> None:

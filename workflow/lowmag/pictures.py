@@ -1,4 +1,4 @@
-"""`images.csv`: the sheet of pre-cut pictures, read with everything that is wrong with it in one message."""
+"""The sheet of pre-cut pictures, `images.csv` or SICAPv2's spreadsheets: all that is wrong in one message."""
 
 import logging
 from collections import Counter
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from lowmag.partitions import files_of, read_partitions
 from lowmag.sections import Pictures, Tiles
 from lowmag.sheet import (
     Files,
@@ -43,7 +44,7 @@ class PictureRow:
 def read_pictures(
     images_csv: Path, options: Pictures, classes: Sequence[str] | None = None
 ) -> list[PictureRow]:
-    """The pictures of a sheet in its order.
+    """The pictures of a sheet in its order; of a folder laid out as SICAPv2, those of its spreadsheets.
 
     `options.columns` says which column of the sheet stands for ours, as {image: file, patient_id: case_id}.
     An empty or absent slide_id is the patient_id, an empty or absent patient_id the slide_id; a picture
@@ -52,7 +53,10 @@ def read_pictures(
     given, are among them.
     """
     images_csv = Path(images_csv)
-    header, rows = read_header_and_rows(images_csv)
+    is_folder = images_csv.is_dir()
+    header, rows = (
+        read_partitions(images_csv, options.fold) if is_folder else read_header_and_rows(images_csv)
+    )
     problems = Problems(images_csv)
     header, rows = _with_our_columns(header, rows, options.columns, problems)
     check_columns(header, COLUMNS, REQUIRED, problems)
@@ -60,7 +64,8 @@ def read_pictures(
         problems.add(None, None, "say which column names the picture: pictures.columns: {image: <column>}")
     problems.raise_any()
     check_names(rows, COLUMNS, problems)
-    folder = Path(options.folder) if options.folder else images_csv.parent
+    usual = images_csv / "images" if is_folder else images_csv.parent
+    folder = Path(options.folder) if options.folder else usual
     pictures = [_picture(row, folder, problems) for row in rows]
     numbered = list(zip((row.number for row in rows), pictures, strict=True))
     _check_files(numbered, problems)
@@ -70,6 +75,11 @@ def read_pictures(
     check_patients(((number, row.patient_id, row.split) for number, row in numbered), problems)
     _check_nameless(rows, pictures, problems)
     return pictures
+
+
+def sheet_files(images_csv: Path, options: Pictures) -> list[Path]:
+    """The files that say which pictures there are: the sheet, or the spreadsheets of a folder."""
+    return files_of(images_csv, options.fold) if images_csv.is_dir() else [images_csv]
 
 
 def _with_our_columns(

@@ -106,6 +106,12 @@ class Plan:
             return f"{self.outdir}/demo/slides.csv"
         return self.config.images or self.config.slides or ""
 
+    def sheet_files(self) -> list[str]:
+        """The files the sheet is read from: several when it is a folder of pictures with spreadsheets."""
+        if not self.from_pictures:
+            return [self.sheet]
+        return [str(path) for path in pictures.sheet_files(Path(self.sheet), self.config.pictures)]
+
     @cached_property
     def slides(self) -> dict[str, SlideEntry]:
         """The slides of the cohort by id; of pictures, the ids they are grouped by, without a path."""

@@ -183,6 +183,9 @@ class Pictures(Section):
     folder: str | None = Field(
         default=None, description="folder that paths in images.csv are relative to; null: its own"
     )
+    fold: int = Field(
+        default=1, ge=1, le=4, description="of a folder laid out as SICAPv2: partition/Validation/Val{fold}"
+    )
     columns: dict[str, str] = Field(
         default={}, description="images.csv columns by their own names, as {image: file}"
     )

@@ -2,7 +2,7 @@ if plan.from_pictures:
 
     rule pictures:
         input:
-            sheet=plan.sheet,
+            sheet=plan.sheet_files(),
         output:
             every_tile_file(),
         log:
@@ -14,6 +14,7 @@ if plan.from_pictures:
             mem_mb=plan.job("slide").mem_mb,
             runtime=plan.job("slide").runtime,
         params:
+            images=plan.sheet,
             folder=subpath(output[0], parent=True),
             files=plan.pictures(),
             pictures=plan.options("pictures"),
@@ -21,12 +22,12 @@ if plan.from_pictures:
             options=plan.options("tiles"),
             code=plan.code("pictures"),
         shell:
-            "lowmag pictures --images {input.sheet:q} --out {params.folder:q} --pictures {params.pictures:q}"
+            "lowmag pictures --images {params.images:q} --out {params.folder:q} --pictures {params.pictures:q}"
             " --classes {params.classes:q} --options {params.options:q} > {log:q} 2>&1"
 
     rule splits:
         input:
-            sheet=plan.sheet,
+            sheet=plan.sheet_files(),
         output:
             f"{OUT}/splits.csv",
         log:
@@ -38,11 +39,12 @@ if plan.from_pictures:
             mem_mb=1000,
             runtime=10,
         params:
+            images=plan.sheet,
             pictures=plan.options("pictures"),
             options=plan.options("splits"),
             code=plan.code("splits", "pictures"),
         shell:
-            "lowmag splits --images {input.sheet:q} --pictures {params.pictures:q} --out {output:q}"
+            "lowmag splits --images {params.images:q} --pictures {params.pictures:q} --out {output:q}"
             " --options {params.options:q} > {log:q} 2>&1"
 
 else:
