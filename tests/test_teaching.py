@@ -155,7 +155,9 @@ def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, terms:
 @pytest.mark.parametrize("terms", TERMS, ids=str)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(cohort: Path, terms: dict) -> None:
     """The same weights, the same picture: every label-free term is 0, but for a projector that is random."""
-    method = Method.model_validate({name: term for name, term in terms.items() if name != "cosine"} | NO_PROJECTOR)
+    method = Method.model_validate(
+        {name: term for name, term in terms.items() if name != "cosine"} | NO_PROJECTOR
+    )
     lesson = lesson_of(cohort, online(STILL), method.model_dump(exclude_none=True))
     assert lesson.teacher
     fine = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
