@@ -100,7 +100,7 @@ def test_more_seeds_rerun_no_finished_student(finished):
 
 def test_field_reruns_tiles_but_not_tissue(finished):
     planned = finished.planned("--config", "tiles={field_um: 512}")
-    assert set(planned) == {"tiles", "reading", "qc"} | TRAINING_RULES
+    assert set(planned) == {"tiles", "tile_table", "reading", "qc"} | TRAINING_RULES
     assert planned["tiles"] == N_SLIDES
 
 
@@ -126,7 +126,7 @@ def test_added_slide_runs_its_own_stages_and_training(finished):
     finally:
         sheet.write_text(text)
     assert {rule: planned[rule] for rule in SLIDE_RULES} == {"inspect": 1, "tissue": 1, "tiles": 1}
-    assert set(planned) == SLIDE_RULES | {"check", "splits", "reading", "qc"} | TRAINING_RULES
+    assert set(planned) == SLIDE_RULES | {"check", "splits", "tile_table", "reading", "qc"} | TRAINING_RULES
 
 
 @pytest.fixture(scope="module")
