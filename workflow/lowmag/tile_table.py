@@ -1,7 +1,8 @@
 """`tiles.tsv`: one row per tile file of a cohort, from one look into each.
 
 What reads the whole cohort waits for this table in place of thousands of files, which Snakemake would have to
-look at for every single run.
+look at for every single run. Small files it compares by content: `written`, in nanoseconds, tells a file made
+anew from the one of the same size in its place (other labels, say), so that training on it starts anew, too.
 """
 
 import csv
@@ -13,7 +14,7 @@ from pathlib import Path
 from lowmag.publish import write_text
 from lowmag.store import TileFile
 
-COLUMNS = ("slide_id", "n_tiles", "bytes", "verdict", "reason", "cure")
+COLUMNS = ("slide_id", "n_tiles", "bytes", "written", "verdict", "reason", "cure")
 VERDICT = ("verdict", "reason", "cure")
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,10 @@ def write_table(out: Path, tiles: Path, slides: Iterable[str]) -> None:
         path = tiles / f"{slide}.h5"
         with TileFile(path) as file:
             found, count = file.attributes, file.n
-        size = path.stat().st_size
-        n_tiles, n_bytes = n_tiles + count, n_bytes + size
-        table.writerow([slide, count, size, *(str(found.get(name, "")) for name in VERDICT)])
+        stored = path.stat()
+        n_tiles, n_bytes = n_tiles + count, n_bytes + stored.st_size
+        columns = [slide, count, stored.st_size, stored.st_mtime_ns]
+        table.writerow([*columns, *(str(found.get(name, "")) for name in VERDICT)])
     write_text(out, text.getvalue())
     log.info("%d tiles, %.3g GB", n_tiles, n_bytes / 1e9)
 
