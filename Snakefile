@@ -36,7 +36,12 @@ rule all:
 
 
 onstart:
+    refuse_unwritable()
     say_device()
     refuse_single_slides()
     keep_config()
     check_networks()
+
+
+onerror:
+    say_unwritable()

@@ -1,9 +1,7 @@
 """A disk that is full or read-only: every stage says so, loses nothing, and ends well once there is room."""
 
 import json
-import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,50 +12,15 @@ from lowmag import cli
 from lowmag.recipe import StudentTraining
 from lowmag.sections import Tiles
 from lowmag.study import TargetOptions
+from small_disk import Disk, disk
 from synthetic_slides import noise, write_record, write_slide, write_whole_outline
 from synthetic_tiles import CLASSES, HIGH, LOW, make_cohort
+
+__all__ = ["disk"]
 
 TILES = Tiles(field_um=128, students=[5, 2.5, 1.25, 0.625])
 TRAINING = StudentTraining(stride=8, epochs=2, batch_size=4)
 TARGETS = TargetOptions(grids={"2.5x": 2}, resizes=["area"], attention=[], earlier={})
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system of its own in memory, to fill or to make read-only."""
-
-    folder: Path
-
-    def fill(self) -> None:
-        with (self.folder / "filler").open("wb", buffering=0) as file:
-            while True:
-                try:
-                    file.write(bytes(1 << 16))
-                except OSError:
-                    break
-
-    def make_room(self) -> None:
-        (self.folder / "filler").unlink()
-
-    def remount(self, how: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,{how}", str(self.folder)], check=True)
-
-
-@pytest.fixture
-def disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256m", "lowmag-test", str(folder)],
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode:
-        pytest.skip(f"a file system of its own can be mounted by root only: {made.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")

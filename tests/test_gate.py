@@ -42,3 +42,16 @@ def test_slide_found_unreadable_while_cut_is_named(tmp_path):
     ]
     (tmp_path / "tiles/B.h5").write_bytes(b"half a file")
     assert gate.bad_slides(tmp_path) == ""
+
+
+def test_folder_that_can_be_written_to_is_made_and_left_as_it_was(tmp_path):
+    assert gate.problem_of_writing(tmp_path / "results") == ""
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def test_folder_that_cannot_be_written_to_is_named_with_the_cure(tmp_path):
+    (tmp_path / "file").touch()
+    problem = gate.problem_of_writing(tmp_path / "file/results")
+    assert problem.startswith(
+        f"{tmp_path}/file/results cannot be written to: Not a directory; make it writable"
+    )

@@ -122,13 +122,20 @@ class Cluster:
         """Ids of a rule's jobs that run now."""
         return [job["JobId"] for job in self.jobs_of(rule, wildcards) if job["JobState"] == "RUNNING"]
 
-    def release(self, job: str) -> None:
-        """Let a requeued job start at once: SLURM holds it back for two minutes."""
-        self.until(lambda: self._record(job)["JobState"] == "PENDING")
-        self.ask("scontrol", "update", f"JobId={job}", "StartTime=now")
+    def is_working(self) -> bool:
+        """Whether a process of SLURM's own still watches over a job's processes on the node."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                is_ours = (process / "cwd").readlink() == self.folder
+                if is_ours and (process / "cmdline").read_bytes().startswith(b"slurmstepd"):
+                    return True
+        return False
 
-    def _record(self, job: str) -> dict[str, str]:
-        return next(record for record in self.jobs() if record["JobId"] == job)
+    def release(self) -> None:
+        """Let requeued jobs start at once: SLURM holds them back for two minutes."""
+        for job in self.jobs():
+            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+                self.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", check=False)
 
     def stop(self) -> None:
         """End its jobs, its daemons, and whatever they left running."""
@@ -143,6 +150,7 @@ class Cluster:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         for pid in self._left_running():
             os.kill(pid, signal.SIGKILL)
 

@@ -1,34 +1,29 @@
 """Students on a cluster that end before their training does: by time, by hand, by preemption."""
 
-import csv
 import json
 import math
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.slurm.cluster import N_GPUS, Cluster
+from tests.slurm.cluster import N_GPUS
+from tests.workflow.picture_study import PICTURES, write_pictures
 from tests.workflow.study_folder import REPOSITORY, StudyFolder
 
-N_SLIDES = 12
 EPOCHS = 60
 STUDENT = "results/students/{}/2.5x/u0/seed0"
 TERMS = {"cross_entropy": 1, "soft_labels": 1}
 # One method under five names: their students have the same weights. Only what happens to them differs.
 FATES = ("undisturbed", "cancelled", "requeued", "preempted")
 STUDY = {
-    "images": "images.csv",
-    "pictures": {"mpp": 1.0},
-    "tiles": {"teacher": 10, "students": [2.5]},
-    "splits": {"val": 0.34, "test": 0.33},
-    "teacher": {"epochs": 1, "batch_size": 8},
-    "students": {"epochs": EPOCHS, "batch_size": 8, "unlabelled": [0]},
-    "methods": dict.fromkeys([*FATES, "short"], TERMS)
-    | {"delamor2024": None, "dipalma2021": None, "labels-only": None},
-    "compute": {name: {"threads": 1} for name in ("teacher", "targets", "students", "predictions")},
+    **PICTURES,
+    "students": {**PICTURES["students"], "epochs": EPOCHS},
+    "methods": {
+        **dict.fromkeys([*FATES, "short"], TERMS),
+        "delamor2024": None,
+        "dipalma2021": None,
+        "labels-only": None,
+    },
 }
 PROFILE = ("--workflow-profile", str(REPOSITORY / "profiles/slurm"))
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
@@ -45,24 +40,6 @@ def study(tmp_path_factory) -> StudyFolder:
     return study
 
 
-def write_pictures(folder: Path) -> None:
-    """Pictures with 3 or 6 dark stripes, two of each slide, and their sheet."""
-    random = np.random.default_rng(0)
-    rows = []
-    for slide in range(N_SLIDES):
-        for number in range(2):
-            stripes = (3, 6)[slide % 2]
-            wave = 0.5 + 0.5 * np.sin(2 * np.pi * (np.arange(256) / 256 * stripes + random.uniform()))
-            grey = 120 + 80 * wave[:, None, None] + random.normal(0, 8, (256, 256, 3))
-            name = f"{slide}_{number}.png"
-            Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).save(folder / name)
-            rows.append({"image": name, "slide_id": f"S{slide}", "label": ("calm", "busy")[slide % 2]})
-    with (folder / "images.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def is_training(study: StudyFolder, method: str) -> bool:
     log = study.folder / "results/logs" / STUDENT.format(method).removeprefix("results/")
     return log.with_suffix(".log").exists() and "epoch 2/" in log.with_suffix(".log").read_text()
@@ -74,13 +51,6 @@ def weights(study: StudyFolder, method: str) -> bytes:
 
 def record(study: StudyFolder, method: str) -> dict:
     return json.loads((study.folder / STUDENT.format(method) / "run.json").read_text())
-
-
-def release_all(cluster: Cluster) -> None:
-    """Let requeued jobs start at once: SLURM holds them back for two minutes."""
-    for job in cluster.jobs():
-        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-            cluster.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", check=False)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +73,7 @@ def disturbed(cluster, study) -> StudyFolder:
         while snakemake.poll() is None:
             for method in [method for method in strikes if is_training(study, method)]:
                 strikes.pop(method)()
-            release_all(cluster)
+            cluster.release()
             time.sleep(0.5)
     assert snakemake.returncode == 0, study.said
     assert not strikes, f"never trained: {sorted(strikes)}"

@@ -1,14 +1,17 @@
-"""What the workflow says at its end: whether a slide was rejected."""
+"""What the workflow says at its start and end: whether it can write, whether a slide was rejected."""
 
 import csv
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from lowmag.config import Config
 from lowmag.errors import UserError
+from lowmag.publish import FULL
 from lowmag.recipe import Architecture, is_library
 
+PROBE_BYTES = 1 << 20
 MOST_BYTES_WITHOUT_TILES = 1 << 18  # of a tile file that holds none; larger ones need not be opened
 
 
@@ -30,6 +33,26 @@ def check_networks(config: Config) -> None:
             map_cells(build(plain, 2, px), plain, px)
         except UserError as problem:
             raise UserError(f"{section}.model: {problem}") from problem
+
+
+def problem_of_writing(results: Path) -> str:
+    """What keeps the folder of results from being written to, and the cure; empty when nothing does.
+
+    Snakemake itself tells of a read-only folder by a traceback, and of a full disk by empty logs: what its
+    jobs have to say finds no room there either.
+    """
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=results) as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        cure = (
+            "make room there" if error.errno in FULL else "make it writable, or set outdir to another folder"
+        )
+        return f"{results} cannot be written to: {error.strerror}; {cure}, then run the same command again"
+    return ""
 
 
 def exit_on_bad_slides(results: Path) -> None:

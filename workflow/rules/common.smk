@@ -75,6 +75,16 @@ def check_networks():
         raise WorkflowError(str(problem))
 
 
+def refuse_unwritable():
+    if problem := gate.problem_of_writing(Path(OUT)):
+        raise WorkflowError(problem)
+
+
+def say_unwritable():
+    if problem := gate.problem_of_writing(Path(OUT)):
+        logger.error(problem)
+
+
 def refuse_bad_slides():
     executed = (
         workflow.is_main_process
