@@ -156,6 +156,18 @@ def test_the_teachers_head_is_stored_beside(made: Made) -> None:
     assert plain.batch(*torch.zeros(3, 4, dtype=torch.long)).head is None
 
 
+def test_parts_fetched_ahead_are_the_batch_cut_up(made: Made) -> None:
+    targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)
+    ids, views = torch.tensor([0, 11, 5, 5, 7]), torch.tensor([3, 0, 6, 5, 1])
+    labels = torch.zeros(5, dtype=torch.long)
+    whole = targets.batch(ids, views, labels)
+    parts = [targets.told(stored, labels) for stored in targets.ahead(ids, views, 2)]
+    assert [len(part.logits) for part in parts] == [2, 2, 1]
+    for kind in ("features", "attention"):
+        for form, maps in getattr(whole, kind).items():
+            assert torch.equal(torch.cat([getattr(part, kind)[form] for part in parts]), maps)
+
+
 def test_views_differ_by_more_than_a_flip_of_the_map(made: Made) -> None:
     """The stored views are worth their room: the map of a view is not the turned map of the tile."""
     targets = Targets(made.out / "2.5x.h5", ALL_TERMS, CPU)

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from lowmag.device import free_bytes
 from lowmag.errors import UserError
 from lowmag.index import TileIndex
 from lowmag.magnification import name_of
+from lowmag.prefetch import one_ahead
 from lowmag.store import TileFile, decode
 
 # Of the free memory; the other half is for network, activations, validation tiles and targets.
@@ -86,13 +87,8 @@ class Bank:
                 positions = positions.to(self.device)
             yield from (self._pixels[part] for part in positions.split(batch_size) if len(part))
             return
-        with ThreadPoolExecutor(1) as ahead:
-            waiting: Future[Tensor] | None = None
-            for part in [*parts, None]:
-                following = None if part is None else ahead.submit(self._fetch, part)
-                if waiting is not None:
-                    yield waiting.result().to(self.device, non_blocking=True)
-                waiting = following
+        for batch in one_ahead(partial(self._fetch, part) for part in parts):
+            yield batch.to(self.device, non_blocking=True)
 
     def mean_and_std(self, ids: np.ndarray) -> tuple[Channels, Channels]:
         """Mean and standard deviation of pixels in 0..1, over 64 to 512 evenly spaced `ids`, to 4 digits."""

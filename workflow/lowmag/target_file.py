@@ -18,6 +18,8 @@ stages), and a form of map is one row of numbers, as `section_maps` says, with t
 Version 1 knew no sections.
 """
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from lowmag.hdf5 import open_hdf5
 from lowmag.index import TileIndex
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
+from lowmag.prefetch import one_ahead
 from lowmag.section_maps import CHANNELS, SectionMaps, cells_name, stage_of
 from lowmag.terms import ATTENTION, FEATURES, HEAD, LAST_STAGE, LOGITS, Method
 
@@ -40,6 +43,7 @@ SCHEMA = "lowmag-targets"
 SCHEMA_VERSION = 2
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU; tiles and network have the rest
 CURE = "delete it and rerun `lowmag targets`"
+Stored = dict[str, Tensor]  # by the name of the dataset, for some tiles (n, ...)
 
 
 class Targets:
@@ -127,12 +131,24 @@ class Targets:
 
         Indices are on the device when the targets are (`resident`), else on the CPU.
         """
-        parts = {name: self._pick(array, ids, views) for name, array in self._arrays.items()}
+        return self.told(self._on_device(self._fetch(ids, views)), labels)
+
+    def ahead(self, ids: Tensor, views: Tensor, size: int) -> Iterator[Stored]:
+        """What is stored of tiles in views, in parts of `size`, on the device; indices as for `batch`.
+
+        What must be read or copied is fetched one part ahead in the background.
+        """
+        jobs = [partial(self._fetch, *part) for part in zip(ids.split(size), views.split(size), strict=True)]
+        fetched = (job() for job in jobs) if self._resident else one_ahead(jobs)
+        yield from map(self._on_device, fetched)
+
+    def told(self, stored: Mapping[str, Tensor], labels: Tensor) -> TargetsBatch:
+        """What is stored of some tiles together with their labels."""
         forms = {
-            kind: {name.split("/")[1]: part for name, part in parts.items() if name.startswith(f"{kind}/")}
+            kind: {name.split("/")[1]: part for name, part in stored.items() if name.startswith(f"{kind}/")}
             for kind in (FEATURES, ATTENTION)
         }
-        return TargetsBatch(labels, parts.get(LOGITS), forms[FEATURES], forms[ATTENTION], self._head)
+        return TargetsBatch(labels, stored.get(LOGITS), forms[FEATURES], forms[ATTENTION], self._head)
 
     @property
     def index_device(self) -> torch.device:
@@ -148,16 +164,22 @@ class Targets:
         channels: Any = dataset.attrs[CHANNELS]
         return SectionMaps(array, cells, int(channels), self.n_views)
 
-    def _pick(self, array: Any, ids: Tensor, views: Tensor) -> Tensor:
+    def _fetch(self, ids: Tensor, views: Tensor) -> Stored:
         if self._resident:
-            return array[ids, views].float()
-        if isinstance(array, SectionMaps):
-            picked = array.pick(ids, views)
-        else:
-            picked = torch.from_numpy(array[ids.numpy(), views.numpy()])
-        if self._device.type == "cuda":
-            picked = picked.pin_memory().to(self._device, non_blocking=True)
-        return picked.float()
+            return {name: array[ids, views] for name, array in self._arrays.items()}
+        picked = {name: _picked(array, ids, views) for name, array in self._arrays.items()}
+        if self._device.type == "cuda":  # from pinned memory the copy does not hold up the host
+            picked = {name: part.pin_memory() for name, part in picked.items()}
+        return picked
+
+    def _on_device(self, picked: Stored) -> Stored:
+        return {name: part.to(self._device, non_blocking=True).float() for name, part in picked.items()}
+
+
+def _picked(array: Any, ids: Tensor, views: Tensor) -> Tensor:
+    if isinstance(array, SectionMaps):
+        return array.pick(ids, views)
+    return torch.from_numpy(array[ids.numpy(), views.numpy()])
 
 
 def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lowmag.augment import dihedral
 from lowmag.bank import Bank
-from lowmag.device import expect_any_size, inference_batch, pick_device
+from lowmag.device import expect_any_size, inference_batch, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
@@ -44,7 +45,7 @@ def write_targets(
     options = _measured(options)
     network, spec = load_teacher(teacher)
     device = pick_device(threads)
-    network.to(device)
+    network.to(device).to(memory_format=memory_format(device))
     index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], spec.classes)
     if index.n == 0:
         raise UserError(f"the train slides of {splits} have no tiles; see results/check.tsv and the overlays")
@@ -55,9 +56,7 @@ def write_targets(
         expect_any_size()
     with ExitStack() as stack:
         files = {name: _create(stack, out / f"{name}.h5", index, options) for name in options.grids}
-        for start, said in _said(network, spec, bank, options):
-            for name, batches in said.items():
-                _write(files[name], start, batches, index.n)
+        _write_behind(files, _said(network, spec, bank, options), index.n)
         for name, file in files.items():
             _store_head(file, network)
             _finish(file, name, spec, options, digest)
@@ -118,6 +117,27 @@ def _wish(options: TargetOptions, spec: ModelSpec, pictures: Tensor) -> Wish:
     )
 
 
+def _write_behind(
+    files: dict[str, h5py.File], said: Iterator[tuple[int, dict[str, list[TargetsBatch]]]], n: int
+) -> None:
+    """Write what is said of every batch in the background, while the teacher looks at the next one."""
+    with ThreadPoolExecutor(1) as background:
+        writing: Future[None] | None = None
+        for start, batch in said:
+            if writing is not None:
+                writing.result()
+            writing = background.submit(_write_batch, files, start, batch, n)
+        if writing is not None:
+            writing.result()
+
+
+def _write_batch(
+    files: dict[str, h5py.File], start: int, batch: dict[str, list[TargetsBatch]], n: int
+) -> None:
+    for name, views in batch.items():
+        _write(files[name], start, views, n)
+
+
 def _create(stack: ExitStack, path: Path, index: TileIndex, options: TargetOptions) -> h5py.File:
     file = stack.enter_context(publishing_hdf5(path))
     file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
@@ -151,17 +171,17 @@ def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> No
 
 
 def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) -> None:
-    dtype = np.float32 if name == "logits" else np.float16
+    dtype = torch.float32 if name == "logits" else torch.float16  # before it is copied
     if name != "logits" and (cells := file.get(cells_name(stage_of(name)))) is not None:
-        maps = [view.cpu().numpy().astype(dtype) for view in views]
+        maps = [view.to(dtype).cpu().numpy() for view in views]
         _refuse_divergence(name, start, maps)
         store_maps(file, name, start, maps, np.asarray(cells))
         return
-    values = torch.stack(views, 1).cpu().numpy().astype(dtype)  # (B, V, ...)
+    values = torch.stack(views, 1).to(dtype).cpu().numpy()  # (B, V, ...)
     _refuse_divergence(name, start, [values])
     stored = file.get(name)
     if stored is None:
-        stored = file.create_dataset(name, (n, *values.shape[1:]), dtype)  # contiguous: no chunks
+        stored = file.create_dataset(name, (n, *values.shape[1:]), values.dtype)  # contiguous: no chunks
     assert isinstance(stored, h5py.Dataset)
     stored[start : start + len(values)] = values
 

@@ -8,7 +8,7 @@ CPU with one thread its weights are the same bit for bit.
 import logging
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -127,8 +127,7 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     plan = plan_epoch(lesson, progress.epoch)
     meter = Meter(options.batch_size, n_steps - progress.step, lesson.device)
     seconds_before = progress.seconds
-    parts = lesson.feed.parts(plan.order[progress.step * options.batch_size :], options.part_size)
-    watched = meter.watching(parts, options.accumulate)
+    watched = meter.watching(_parts(lesson, plan, progress.step), options.accumulate)
     for first in watched:
         lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
         parts_of_step = chain([first], islice(watched, options.accumulate - 1))
@@ -165,6 +164,17 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     return True
 
 
+def _parts(lesson: Lesson, plan: EpochPlan, steps_done: int) -> Iterator[Part]:
+    """The rest of an epoch's tiles in parts, each with what is stored of the teacher about it."""
+    size, first = lesson.options.part_size, steps_done * lesson.options.batch_size
+    parts = lesson.feed.parts(plan.order[first:], size)
+    if lesson.targets is None:
+        yield from parts
+        return
+    said = lesson.targets.ahead(plan.target_ids[first:], plan.target_views[first:], size)
+    yield from (replace(part, stored=stored) for part, stored in zip(parts, said, strict=True))
+
+
 def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Part], lr: float) -> Tensor:
     """One step of the optimiser on a batch that comes in parts; the parts of the loss, on the device."""
     options, size = lesson.options, lesson.options.part_size
@@ -186,7 +196,14 @@ def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Part)
     pictures, fine = show_both(tiles, plan.views[places.own], lesson.factor)
     given = normalise(pictures, lesson.spec).contiguous(memory_format=memory_format(lesson.device))
     student = _student(lesson, given)
-    parts = combine(lesson.task.method, student, _expected(lesson, plan, places, student, fine))
+    labels = plan.labels[places.own]
+    if lesson.teacher and fine is not None:  # asked about the very picture
+        said = lesson.teacher.batch(fine, labels, student)
+    elif lesson.targets and tiles.stored is not None:  # of the exact view
+        said = lesson.targets.told(tiles.stored, labels)
+    else:
+        said = TargetsBatch(labels)
+    parts = combine(lesson.task.method, student, _shared(lesson, plan, places, said))
     parts["loss"].backward()
     return torch.stack([parts[name].detach() for name in lesson.parts])
 
@@ -206,20 +223,11 @@ def _student(lesson: Lesson, pictures: Tensor) -> StudentBatch:
     )
 
 
-def _expected(
-    lesson: Lesson, plan: EpochPlan, places: Places, student: StudentBatch, fine: Tensor | None
-) -> TargetsBatch:
-    """Labels, and what the teacher says: of the exact view, stored, or of the very picture `fine`."""
-    own, labels = places.own, plan.labels[places.own]
-    if lesson.teacher and fine is not None:
-        targets = lesson.teacher.batch(fine, labels, student)
-    elif lesson.targets:
-        targets = lesson.targets.batch(plan.target_ids[own], plan.target_views[own], labels)
-    else:
-        targets = TargetsBatch(labels)
-    if own == places.batch:
+def _shared(lesson: Lesson, plan: EpochPlan, places: Places, targets: TargetsBatch) -> TargetsBatch:
+    """The targets of a part of a batch, with its shares of the batch's tiles and of its labelled ones."""
+    if places.own == places.batch:
         return targets
-    n_labelled, n_all_labelled = ((part >= 0).sum() for part in (labels, plan.labels[places.batch]))
+    n_labelled, n_all_labelled = ((plan.labels[part] >= 0).sum() for part in (places.own, places.batch))
     return replace(
         targets,
         share=1 / lesson.options.accumulate,

@@ -1,6 +1,6 @@
 """Tiles of a student and of its teacher: fed side by side, and shown in the same drawn view."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,12 @@ class Part:
     """Some tiles, uint8 (n, H, W, 3): at the network's own magnification, and `fine` at the teacher's.
 
     One of them is None where it is not needed: `fine` without a teacher to be asked, `own` where the picture
-    is made from the fine one.
+    is made from the fine one. `stored` is what was stored of a teacher about them, if anything was.
     """
 
     own: Tensor | None
     fine: Tensor | None
+    stored: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
