@@ -3,7 +3,7 @@
 import pytest
 import torch
 from lowmag import comparators, losses, relational
-from lowmag.augment import apply_colour, apply_views
+from lowmag.augment import apply_colour, apply_geometry, apply_views
 from lowmag.cam import attention, normalise_minmax, normaliser
 from lowmag.config import DEFAULT_METHODS
 from lowmag.methods import StudentBatch, TargetsBatch, combine, teacher_targets
@@ -383,7 +383,8 @@ def test_a_step_never_waits_for_the_device():
         (0.2, 0.2, 0.2),
     )
     with ForbidWaiting():
-        normalise(apply_colour(as_unit(apply_views(tiles, views)), torch.ones(N, 6)), spec)
+        moved = apply_geometry(as_unit(apply_views(tiles, views)), torch.ones(N, 4), "reflect")
+        normalise(apply_colour(moved, torch.ones(N, 7)), spec)
         for method in (EVERYTHING, *LABEL_FREE, *MEANS, *DEFAULT_METHODS.values(), {"cosine": 1}):
             loss = parts_of(method, student, batch)["loss"]
             torch.autograd.grad(

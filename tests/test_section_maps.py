@@ -15,6 +15,7 @@ from lowmag.bank import Bank
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
+from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.methods import teacher_targets
 from lowmag.models import load_model, prepare
 from lowmag.networks import build, count_gmac
@@ -227,3 +228,36 @@ def test_a_slides_score_is_the_mean_of_its_sections(cohort: Path, tmp_path: Path
     assert (found["timed_px"], found["batch_size"]) == ([96, 160], 1)
     assert found["gmac_per_tile"] == pytest.approx(count_gmac(network, (160, 96)))
     assert found["gmac_per_mm2"] == pytest.approx(found["gmac_per_tile"] / (96 * 160 * 1e-6))
+
+
+@pytest.mark.parametrize("rotation", [0, 45])
+def test_a_teacher_is_asked_about_sections_in_the_students_view(cohort: Path, rotation: float) -> None:
+    """DiPalma's own way: one section at a time, one draw for both. Of exact views it says what is stored."""
+    augment = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0, "rotation": rotation}
+    options = StudentTraining.model_validate({**ONE_BY_ONE.model_dump(), "augment": augment})
+    sources = {"online": cohort / "teacher/model.safetensors", "cached": cohort / "targets/2.5x.h5"}
+    found = {}
+    for kind, source in sources.items():
+        if kind == "cached" and rotation:
+            continue
+        task = Task(
+            job_of(cohort, cohort / "none"),
+            "student",
+            options.model_copy(update={"targets": kind}),
+            EVERY_FORM,
+            source,
+            100,
+        )
+        lesson = prepare_lesson(task, CPU)
+        plan = plan_epoch(lesson, 0)
+        parts = list(lesson.feed.parts(plan.order[:4], 1))
+        assert len({tuple(part.fine.shape) for part in parts if part.fine is not None}) == 2 * (
+            kind == "online"
+        )
+        places = [train.Places(slice(n, n + 1), slice(0, 4)) for n in range(4)]
+        found[kind] = torch.stack(
+            [train._add_gradients(lesson, plan, own, part) for own, part in zip(places, parts, strict=True)]
+        )
+        assert (found[kind] > 0).all()
+    if not rotation:
+        torch.testing.assert_close(found["online"], found["cached"], rtol=2e-3, atol=1e-5)
