@@ -32,6 +32,7 @@ rule all:
     input:
         f"{OUT}/report.html",
         qc_page(),
+        f"{OUT}/provenance.json",
     localrule: True
 
 

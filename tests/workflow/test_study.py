@@ -14,7 +14,7 @@ from lowmag.store import TileFile
 from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
 
 SLIDE_RULES = {"inspect", "tissue", "tiles"}
-STUDENT_RULES = {"student", "predictions", "evaluate", "figures", "gallery", "report", "all"}
+STUDENT_RULES = {"student", "predictions", "evaluate", "figures", "gallery", "report", "provenance", "all"}
 TRAINING_RULES = {"teacher", "targets", *STUDENT_RULES}
 
 
@@ -72,8 +72,32 @@ def test_page_of_the_slides_is_there(finished):
 
 
 def test_options_of_the_page_redraw_it_alone(finished):
-    assert set(finished.planned("--config", "qc={samples: 2}")) == {"qc", "all"}
-    assert set(finished.planned("--config", "qc={anonymise: true}")) == {"qc", "all"}
+    assert set(finished.planned("--config", "qc={samples: 2}")) == {"qc", "provenance", "all"}
+    assert set(finished.planned("--config", "qc={anonymise: true}")) == {"qc", "provenance", "all"}
+
+
+def test_provenance_tells_every_rule_from_records_and_no_folder(finished):
+    text = (results(finished) / "provenance.json").read_text()
+    assert str(finished.folder) not in text
+    assert str(REPOSITORY) not in text
+    found = json.loads(text)
+    assert {*SLIDE_RULES, "check", "splits", "qc"} | TRAINING_RULES - {"provenance", "all"} <= set(
+        found["rules"]
+    )
+    assert found["rules"]["tiles"]["jobs"] == N_SLIDES
+    assert found["rules"]["student"]["jobs"] == 6
+    assert len(found["runs"]) == 7
+    assert found["runs"]["teacher/seed0"]["sessions"] >= 1
+
+
+def test_second_run_elsewhere_gives_the_same_tables(finished):
+    tables = ["evaluation/metrics.tsv", "evaluation/comparisons.tsv", "splits.csv"]
+    changed = ["--config", "outdir=again/there", "--", *(f"again/there/{table}" for table in tables)]
+    result = finished.snakemake(*changed)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for table in tables:
+        again = (finished.folder / "again/there" / table).read_bytes()
+        assert again == (results(finished) / table).read_bytes(), table
 
 
 def test_snakemake_report_works(finished):
@@ -110,7 +134,7 @@ def test_job_sizes_rerun_nothing(finished):
 
 def test_margin_reruns_the_evaluation_alone(finished):
     planned = finished.planned("--config", "evaluation={margin: 0.1}")
-    assert set(planned) == {"evaluate", "figures", "report", "all"}
+    assert set(planned) == {"evaluate", "figures", "report", "provenance", "all"}
 
 
 def test_added_slide_runs_its_own_stages_and_training(finished):
@@ -173,4 +197,4 @@ def test_edit_of_losses_reruns_training_but_no_tiles(finished, checkout):
 
 def test_edit_of_the_report_redraws_the_report_alone(finished, checkout):
     with edited(checkout, "report", "ADDED = 1"):
-        assert set(finished.planned(repository=checkout)) == {"report", "all"}
+        assert set(finished.planned(repository=checkout)) == {"report", "provenance", "all"}

@@ -42,6 +42,23 @@ def add_commands(commands) -> None:
     parser.add_argument("--key", type=Path, help="TSV to write of which number is which slide (qc.anonymise)")
     add_options(parser, "qc")
 
+    parser = add_command(
+        commands, "provenance", "Write what a study was made of, by what and where.", _provenance
+    )
+    parser.add_argument("--results", type=Path, required=True, help="folder of results")
+    parser.add_argument("--config", required=True, metavar="JSON", help="the config of the study")
+    parser.add_argument("--sheet", type=Path, help="slides.csv or images.csv")
+    parser.add_argument(
+        "--metadata", type=Path, default=Path(".snakemake/metadata"), help="Snakemake's records"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
+
+    parser = add_command(commands, "crate", "Write a finished study as an RO-Crate.", _crate)
+    parser.add_argument("--results", type=Path, required=True, help="folder of results")
+    parser.add_argument("--out", type=Path, required=True, help="new folder, or a .zip")
+    parser.add_argument("--title", default="How low can one go?", help="name of the data set")
+    parser.add_argument("--license", required=True, help="address of the licence of the results")
+
     parser = add_command(commands, "schema", "Write the JSON Schema of config.yaml or slides.csv.", _schema)
     parser.add_argument("--of", choices=["config", "slides"], default="config")
     parser.add_argument("--out", type=Path, required=True)
@@ -52,6 +69,20 @@ def _study(args: argparse.Namespace):
     from lowmag.study import Study
 
     return parse_options(Study, args.study, "--study")
+
+
+def _provenance(args: argparse.Namespace) -> None:
+    from lowmag import lineage
+    from lowmag.config import Config, parse_options
+
+    config = parse_options(Config, args.config, "--config").model_dump(mode="json", exclude_none=True)
+    lineage.write_lineage(args.out, lineage.Made(args.results, config, args.sheet, args.metadata))
+
+
+def _crate(args: argparse.Namespace) -> None:
+    from lowmag import crate
+
+    crate.write_crate(args.results, args.out, args.title, args.license)
 
 
 def _evaluate(args: argparse.Namespace) -> None:

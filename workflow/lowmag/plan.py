@@ -220,6 +220,10 @@ class Plan:
         """The class names in order, as JSON."""
         return _compact(self.classes)
 
+    def whole_config(self) -> str:
+        """The config as JSON, but for what jobs ask for and tell, which changes no result."""
+        return _compact(self.config.model_dump(mode="json", exclude={"compute", "tensorboard"}))
+
     def options(self, section: str) -> str:
         """A config section as the JSON that a command takes."""
         return _compact(getattr(self.config, section).model_dump())

@@ -91,3 +91,28 @@ rule report:
         code=plan.code("report"),
     shell:
         "lowmag report --results {params.results:q} --out {output:q} --study {params.study:q} > {log:q} 2>&1"
+
+
+# Last of all: it reads the records that Snakemake keeps of the others.
+rule provenance:
+    input:
+        report=f"{OUT}/report.html",
+        qc=qc_page(),
+    output:
+        f"{OUT}/provenance.json",
+    log:
+        f"{OUT}/logs/provenance.log",
+    conda:
+        "../../envs/lowmag.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        results=subpath(output[0], parent=True),
+        sheet=plan.sheet,
+        config=plan.whole_config(),
+        code=plan.code("lineage"),
+    shell:
+        "lowmag provenance --results {params.results:q} --sheet {params.sheet:q} --out {output:q}"
+        " --config {params.config:q} > {log:q} 2>&1"

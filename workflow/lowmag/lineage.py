@@ -1,0 +1,146 @@
+"""`provenance.json`: what a study was made of, by what and where, from the records its stages have left.
+
+No folder, host or user of the machine stands in it; with `qc.anonymise` no id of a slide either.
+"""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+from typing import Any
+
+from lowmag import __version__
+from lowmag.errors import UserError
+from lowmag.fingerprint import PACKAGE, code_fingerprint
+from lowmag.job_records import rule_times
+from lowmag.publish import write_json
+from lowmag.trust import sha256_of
+
+SCHEMA = {"schema": "lowmag-provenance", "schema_version": 1}
+PACKAGES = (
+    "snakemake", "torch", "numpy", "openslide-python", "openslide-bin", "pyvips", "pyvips-binary", "h5py",
+    "simplejpeg", "safetensors", "shapely", "pandas", "pyarrow", "matplotlib", "pillow", "pydantic",
+)  # fmt: skip
+TABLES = ("splits.csv", "check.tsv", "report.html", "qc.html")
+FOLDERS = ("evaluation", "figures", "teacher", "students")
+OF_SLIDE = ("slide_id", "verdict", "source_size", "source_quickhash", "width", "height", "mpp_x", "mpp_y")
+OF_RUN = ("role", "seed", "magnification", "unlabelled", "seconds", "sessions", "code", "device", "threads")
+OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", "versions")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished study: its results, its config, its sheet, and the records of Snakemake if there are any."""
+
+    results: Path
+    config: Mapping[str, Any]
+    sheet: Path | None = None
+    metadata: Path = Path(".snakemake/metadata")
+
+
+def write_lineage(out: Path, made: Made) -> None:
+    """Write provenance.json; raises UserError when there are no results."""
+    if not made.results.is_dir():
+        raise UserError(
+            f"there is no folder of results {made.results}; run `snakemake`, or correct --results"
+        )
+    rules = rule_times(made.metadata, os.path.normpath(made.results))
+    content = {
+        **SCHEMA,
+        "config": _without_folders(made.config),
+        "code": {"lowmag": __version__, "fingerprint": _whole_package()},
+        "software": software(),
+        "hardware": hardware(),
+        "inputs": _inputs(made),
+        "runs": _runs(made.results),
+        "rules": rules,
+        "rules_from": "Snakemake's record of every output's last job" if rules else "no records were found",
+        "outputs": {name: sha256_of(made.results / name) for name in _outputs(made.results, out)},
+    }
+    write_json(out, content)
+
+
+def _whole_package() -> str:
+    return code_fingerprint(*sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"))
+
+
+def software() -> dict[str, str]:
+    """Versions of Python, of packages, and of the libraries that read slides, as they are installed here."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    import openslide
+    import pyvips
+
+    found["openslide"] = openslide.__library_version__
+    found["libvips"] = ".".join(str(pyvips.version(part)) for part in range(3))
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """What this job ran on: system, processor, CPUs, memory. What trained stands in `runs`."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": models[0] if models else platform.processor(),
+        "cpus": os.cpu_count(),
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
+    }
+
+
+def _inputs(made: Made) -> dict[str, Any]:
+    """Digest of the sheet, and what identifies every slide; of an anonymised study one digest of all."""
+    found: dict[str, Any] = {}
+    if made.sheet and made.sheet.is_file():
+        found["sheet_sha256"] = sha256_of(made.sheet)
+    records = [_read(path) for path in sorted((made.results / "slides").glob("*.json"))]
+    slides = [{key: record.get(key) for key in OF_SLIDE} for record in records]
+    if made.config.get("qc", {}).get("anonymise"):
+        found.pop("sheet_sha256", None)  # a sheet of few slides could be guessed from it
+        listed = sorted(json.dumps(slide, sort_keys=True) for slide in slides)
+        digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
+        return found | {"n_slides": len(slides), "slides_sha256": digest}
+    return found | {"slides": slides} if slides else found
+
+
+def _runs(results: Path) -> dict[str, Any]:
+    """What every training says of itself, by folder; `sessions` counts its starts, attempts among them."""
+    folders = [path.parent for name in FOLDERS[2:] for path in sorted((results / name).rglob("run.json"))]
+    return {
+        folder.relative_to(results).as_posix(): {
+            key: value for key, value in _read(folder / "run.json").items() if key in OF_RUN
+        }
+        for folder in folders
+    }
+
+
+def _outputs(results: Path, out: Path) -> Iterable[str]:
+    """Results that people read, and models: paths below the folder, sorted."""
+    found = [results / name for name in TABLES if (results / name).is_file()]
+    for folder in FOLDERS:
+        found += [path for path in (results / folder).rglob("*") if path.is_file()]
+    names = (path.relative_to(results).as_posix() for path in found if path != out)
+    return sorted(name for name in names if not PurePath(name).name.startswith("."))
+
+
+def _without_folders(value: Any) -> Any:
+    """The config with the last part alone of every absolute path."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_without_folders(part) for part in value]
+    is_place = isinstance(value, str) and value.startswith(("/", "~", ".."))
+    return PurePath(value).name if is_place else value
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
