@@ -427,6 +427,30 @@ def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "run").exists()
 
 
+def test_diverged_loss_of_a_resumed_run_in_parts_names_the_step_that_it_was(
+    cohort: Path, tmp_path: Path
+) -> None:
+    """The first step is taken in one session and leaves weights beyond all measure, the next goes wrong."""
+    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "accumulate": 2})
+    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
+    assert train_labelled(job, options) == EXIT_UNFINISHED
+    with pytest.raises(UserError) as refused:
+        train_labelled(job, options)
+    lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
+    names = ", ".join(lesson.bank.index.name(i) for i in plan_epoch(lesson, 0).order[4:8])
+    assert f"epoch 1, step 2 (tiles {names})" in str(refused.value)
+
+
+def test_all_tiles_of_a_large_batch_that_diverged_are_in_a_file(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "NAMED_TILES", 1)
+    job = job_of(cohort, tmp_path / "run")
+    with pytest.raises(UserError, match=r"and 3 more, all in .*diverged\.txt"):
+        train_labelled(job, QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0}))
+    assert len((job.state / "diverged.txt").read_text().split()) == 4
+
+
 def test_network_that_diverged_in_the_last_step_is_refused(cohort: Path, tmp_path: Path) -> None:
     options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "epochs": 1, "batch_size": 24})
     with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1; lower lr"):
