@@ -15,8 +15,12 @@ from lowmag.magnification import name_of
 from lowmag.palette import STYLE, TEACHER_COLOUR, WIDTH_IN, main_series
 from lowmag.study import Run, Study
 
-FIGURE = "val_balanced_accuracy"
-Curve = Sequence[tuple[float, float]]
+# What is drawn, a row each: column of metrics.csv and what it is.
+FIGURES = {
+    "val_balanced_accuracy": "balanced accuracy\n(validation tiles)",
+    "val_loss": "cross-entropy\n(validation tiles)",
+}
+Curve = Mapping[str, Sequence[tuple[float, float]]]  # points by figure
 
 
 def learning_svg(results: Path, study: Study) -> bytes | None:
@@ -24,7 +28,7 @@ def learning_svg(results: Path, study: Study) -> bytes | None:
     panels = {f"teacher, {name_of(study.teacher)}": _teachers(results, study)}
     for magnification in sorted(study.students, reverse=True):
         panels[name_of(magnification)] = _students(results, study, magnification)
-    if not any(curve for curves in panels.values() for _, curve in curves):
+    if not any(points for curves in panels.values() for _, curve in curves for points in curve.values()):
         return None
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
@@ -46,27 +50,43 @@ def _students(results: Path, study: Study, magnification: float) -> list[tuple[s
     return found
 
 
-def read_curve(path: Path) -> list[tuple[float, float]]:
-    """Epoch and balanced accuracy of the validation tiles; empty when there is no such file."""
+def read_curve(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """Epoch and value by figure, as far as they are finite; none when there is no such file."""
     if not path.is_file():
-        return []
+        return {}
     with path.open(encoding="utf-8", newline="") as lines:
-        points = [(float(row["epoch"]), float(row[FIGURE])) for row in csv.DictReader(lines)]
-    return [point for point in points if math.isfinite(point[1])]
+        rows = [{k: float(row[k]) for k in ("epoch", *FIGURES)} for row in csv.DictReader(lines)]
+    return {
+        figure: [(row["epoch"], row[figure]) for row in rows if math.isfinite(row[figure])]
+        for figure in FIGURES
+    }
 
 
 @mpl.rc_context(STYLE)
 def draw(panels: Mapping[str, Sequence[tuple[str, Curve]]], study: Study) -> Figure:
-    """One panel per title with its curves (colour, points), one line per seed."""
-    figure = Figure(figsize=(WIDTH_IN, 2.5), layout="constrained")
-    row: list[Axes] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-    for axes, (title, curves) in zip(row, panels.items(), strict=True):
-        for colour, curve in curves:
-            if curve:
-                axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1)
+    """A column per title and a row per figure, with its curves (colour, points), one line per seed.
+
+    A dotted line is what guessing gives.
+    """
+    figure = Figure(figsize=(WIDTH_IN, 4.0), layout="constrained")
+    n_rows = len(FIGURES)
+    grid = figure.subplots(n_rows, len(panels), sharex="col", sharey="row", squeeze=False)
+    guessed = {"val_balanced_accuracy": 1 / len(study.classes), "val_loss": math.log(len(study.classes))}
+    for row, (name, label) in zip(grid, FIGURES.items(), strict=True):
+        for axes, curves in zip(row, panels.values(), strict=True):
+            _draw_curves(axes, [(colour, curve.get(name, [])) for colour, curve in curves])
+            axes.axhline(guessed[name], color="0.5", linewidth=0.8, linestyle=":")
+        row[0].set_ylabel(label)
+    for axes, title in zip(grid[0], panels, strict=True):
         axes.set_title(title)
+    for axes in grid[-1]:
         axes.set_xlabel("epoch")
-    row[0].set_ylabel("balanced accuracy\n(validation tiles)")
     handles = [Line2D([], [], color=series.colour, label=series.label) for series in main_series(study)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     return figure
+
+
+def _draw_curves(axes: Axes, curves: Sequence[tuple[str, Sequence[tuple[float, float]]]]) -> None:
+    for colour, points in curves:
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1)
