@@ -286,6 +286,15 @@ def test_upsampled_tiles_have_the_teachers_size_and_keep_their_place(spec):
     torch.testing.assert_close(flipped, found.flip(3), rtol=0, atol=1e-5)
 
 
+def test_released_upsampling_is_that_of_their_code(spec):
+    released = dataclasses.replace(spec, input="released")
+    found = models.prepare(last := tiles(), released)
+    expected = torch.nn.UpsamplingBilinear2d(spec.teacher_px)(models.as_unit(last))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (spec.mean, spec.std))
+    torch.testing.assert_close(found * std + mean, expected, rtol=0, atol=1e-5)
+    assert released.network_px == spec.teacher_px
+
+
 def test_tiles_of_another_size_or_kind_are_refused(spec):
     with pytest.raises(UserError, match=r"64 x 64 px, the student at 1\.25x was trained on 32 px"):
         models.prepare(tiles(px=64), spec)

@@ -281,7 +281,7 @@ class Config(Section):
                     f"a tile at {name_of(lowest)} is smaller than one cell of {training.model}: "
                     "enlarge tiles.field_um, or leave the magnification out"
                 )
-        seen = [self.tiles.teacher if training.input == "upsampled" else lowest for training in of_students]
+        seen = [lowest if training.input == "native" else self.tiles.teacher for training in of_students]
         for section, training, magnification in (
             ("teacher", self.teacher, self.tiles.teacher),
             *(("students", training, px) for training, px in zip(of_students, seen, strict=True)),
@@ -347,7 +347,7 @@ class Config(Section):
     def _px(self, training: StudentTraining, name: str) -> int:
         """Edge of what a student's network sees in pixels, by the name of its targets."""
         magnification = float(name.split("x")[0])
-        seen = self.tiles.teacher if training.input == "upsampled" else magnification
+        seen = magnification if training.input == "native" else self.tiles.teacher
         return self.tiles.tile_px(seen)
 
     def _grid(self, training: StudentTraining, magnification: float) -> int:

@@ -40,7 +40,7 @@ class ModelSpec:
     magnification: float
     tile_px: int
     field_um: float
-    input: Literal["native", "upsampled"]
+    input: Literal["native", "upsampled", "released"]
     teacher_px: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -54,7 +54,7 @@ class ModelSpec:
     @property
     def network_px(self) -> int:
         """Edge of what the network sees, in pixels; 0: sections, of any size."""
-        return self.teacher_px if self.input == "upsampled" else self.tile_px
+        return self.tile_px if self.input == "native" else self.teacher_px
 
 
 def as_unit(tiles: Tensor) -> Tensor:
@@ -71,16 +71,17 @@ def normalise(x: Tensor, spec: ModelSpec) -> Tensor:
     """What the network of `spec` is given for pictures (N, 3, H, W) in 0..1: upsampled, standardised.
 
     Upsampling is bilinear with `align_corners=False`, so that the student's picture lies exactly on the
-    teacher's; the code released with del Amor et al. 2024 aligns corners instead.
+    teacher's; `released` aligns corners, as the code of del Amor et al. 2024 (arXiv 2401.06010).
     """
     if spec.tile_px and x.shape[2:] != (spec.tile_px, spec.tile_px):
         raise UserError(
             f"tiles are {x.shape[2]} x {x.shape[3]} px, the {spec.role} at {spec.magnification:g}x was "
             f"trained on {spec.tile_px} px; cut tiles with field_um {spec.field_um:g}"
         )
-    if spec.input == "upsampled":
+    if spec.input != "native":
         size = (spec.teacher_px, spec.teacher_px)
-        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        aligned = spec.input == "released"
+        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=aligned)
     return (x - _per_channel(spec.mean, x)) / _per_channel(spec.std, x)
 
 

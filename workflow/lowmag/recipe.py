@@ -208,8 +208,10 @@ class Teacher(Training):
 class StudentTraining(Training):
     """How one student is trained: what the `student` command takes as options."""
 
-    input: Literal["native", "upsampled"] = Field(
-        default="native", description="upsampled: back to the teacher's size (del Amor)"
+    input: Literal["native", "upsampled", "released"] = Field(
+        default="native",
+        description="upsampled: back to the teacher's size (del Amor); released: with aligned corners, as "
+        "their code does",
     )
     initial: Literal["noise", "teacher"] = Field(
         default="noise",
