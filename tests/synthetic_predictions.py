@@ -65,12 +65,13 @@ def make_predictions(folder: Path, study: Study, shape: Shape | None = None) -> 
 
 def make_reading(path: Path, study: Study, *, slides: int = 3) -> None:
     """Write `reading.tsv`: seconds that fall with magnification; a header only with `slides=0`."""
-    lines = ["slide_id\tmagnification\tn_tiles\tmm2\tseconds"]
+    lines = ["slide_id\tmagnification\tn_tiles\tmm2\tseconds\tbytes"]
     for slide in range(slides):
         for magnification in sorted({study.teacher, *study.students}, reverse=True):
             n = 40 + 10 * slide
             area = n * (FIELD_UM / 1000) ** 2
-            lines.append(f"slide{slide}\t{magnification:g}\t{n}\t{area:.6g}\t{area * magnification / 10:.6g}")
+            seconds, n_bytes = area * magnification / 10, round(1e6 * area * magnification**2)
+            lines.append(f"slide{slide}\t{magnification:g}\t{n}\t{area:.6g}\t{seconds:.6g}\t{n_bytes}")
     write_text(path, "\n".join(lines) + "\n")
 
 

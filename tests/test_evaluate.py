@@ -222,10 +222,14 @@ def test_models_timed_on_different_machines_are_said_so(small, caplog):
     assert "cpu with 2 threads; cuda with 2 threads" in caplog.text
 
 
-def expected_recommendation(results, level):
-    rows = select(results.comparisons, level=level, metric="balanced_accuracy", reference="teacher")
-    rows = rows[rows["not_worse"].astype(bool)]
-    return rows["magnification"].min() if len(rows) else None
+def expected_recommendation(results):
+    """From the highest magnification down, the student best on validation, until one fails."""
+    passed = None
+    for best in results.summary["best_per_magnification"]:
+        if not best["not_worse"]:
+            break
+        passed = best["magnification"]
+    return passed
 
 
 def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
@@ -238,7 +242,7 @@ def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
     assert summary["test"]["enough_patients"]
     assert summary["warnings"] == []
     recommended = summary["recommended"]
-    assert recommended["magnification"] == expected_recommendation(results, "slide")
+    assert recommended["magnification"] == expected_recommendation(results)
     identity = {key: recommended[key] for key in ("method", "magnification", "unlabelled")}
     row = select(
         results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher", **identity
@@ -248,6 +252,51 @@ def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
     cost = select(results.cost, role="student", magnification=recommended["magnification"])
     assert recommended["compute_saving"] == pytest.approx(cost["compute_saving"].item(), rel=1e-4)
     assert recommended["time_saving"] == pytest.approx(cost["time_saving"].item(), rel=1e-4)
+    assert recommended["bytes_saving"] == pytest.approx((10 / recommended["magnification"]) ** 2, rel=1e-4)
+
+
+def test_how_low_every_method_can_go_is_told_with_its_savings(tmp_path):
+    study = make_study(seeds=[0], students=[5, 2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.1})
+    make_predictions(tmp_path / "predictions", study, Shape(patients=24))
+    results = Results(tmp_path, study)
+    table = pd.read_csv(tmp_path / "evaluation/how_low.tsv", sep="\t")
+    rows = select(results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher")
+    assert len(table) == 5  # labels-only, and two methods with two shares
+    for _, found in table.iterrows():
+        own = select(rows, method=found["method"], unlabelled=found["unlabelled"])
+        own = own.sort_values("magnification", ascending=False)
+        n_passed = int(np.cumprod(own["not_worse"].astype(bool)).sum())
+        assert own["low_enough"].astype(bool).tolist() == [True] * n_passed + [False] * (3 - n_passed)
+        if n_passed:
+            last = own.iloc[n_passed - 1]
+            assert found["magnification"] == last["magnification"]
+            assert found["lower_bound"] == pytest.approx(last["bound"], abs=1e-5)
+            assert found["compute_saving"] == pytest.approx((10 / last["magnification"]) ** 2, rel=1e-3)
+        else:
+            assert np.isnan(found["magnification"])
+    assert table["magnification"].notna().sum() > 0
+
+
+def test_the_intervals_of_dipalma_stand_beside_and_change_nothing(tmp_path):
+    for name, options in (("plain", {}), ("theirs", {"class_balanced": True})):
+        study = make_study(seeds=[0, 1], evaluation={"bootstrap": 300, **options})
+        make_predictions(tmp_path / name / "predictions", study)
+        evaluated(tmp_path / name, study)
+    plain, theirs = (
+        pd.read_csv(tmp_path / f"{n}/evaluation/metrics.tsv", sep="\t") for n in ("plain", "theirs")
+    )
+    added = theirs[theirs["metric"].str.startswith("class_balanced_")]
+    pd.testing.assert_frame_equal(theirs.drop(added.index).reset_index(drop=True), plain)
+    assert set(added["split"]) == {"test"}
+    assert set(added["seed"].astype(str)) == {"0", "1", "mean"}
+    recall = select(added, metric="class_balanced_macro_recall", level="tile", role="teacher", seed="mean")
+    usual = select(plain, metric="balanced_accuracy", level="tile", role="teacher", seed="mean", split="test")
+    assert recall["value"].item() == pytest.approx(usual["value"].item(), abs=0.01)
+    one = select(added, metric="class_balanced_macro_recall", level="tile", role="teacher", seed="0")
+    of_one, of_all = (row["high"].item() - row["low"].item() for row in (one, recall))
+    assert of_all > 0.9 * of_one  # two seeds on the same pictures know no more of them than one
+    same = [tmp_path / n / "evaluation/summary.json" for n in ("plain", "theirs")]
+    assert same[0].read_text() == same[1].read_text()
 
 
 def test_without_a_qualifying_student_the_best_of_each_magnification_is_told(tmp_path):

@@ -44,6 +44,10 @@ def test_test_slides_are_timed_at_every_magnification(cohort):
     assert {row["n_tiles"] for row in rows} == {"12"}
     assert float(rows[0]["mm2"]) == pytest.approx(12 * 0.064**2, rel=1e-3)
     assert all(float(row["seconds"]) > 0 for row in rows)
+    if reading.COUNTERS.is_file():
+        lowest, _, highest = (int(row["bytes"]) for row in rows[:3])
+        # The slide has levels of 400 x 520 and 100 x 130 pixels, noise that JPEG hardly compresses.
+        assert 2000 < lowest < highest / 4
 
 
 def test_no_more_slides_are_timed_than_asked_for(cohort):
@@ -53,7 +57,7 @@ def test_no_more_slides_are_timed_than_asked_for(cohort):
 def test_pictures_give_a_header_only(cohort):
     (cohort / "none").mkdir()
     assert timings(cohort, 3, cohort / "none") == []
-    assert (cohort / "reading.tsv").read_text() == "slide_id\tmagnification\tn_tiles\tmm2\tseconds\n"
+    assert (cohort / "reading.tsv").read_text() == "slide_id\tmagnification\tn_tiles\tmm2\tseconds\tbytes\n"
 
 
 def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):

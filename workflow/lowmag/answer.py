@@ -6,9 +6,8 @@ from typing import Any
 
 from lowmag.bootstrap import ENOUGH_PATIENTS
 from lowmag.magnification import name_of
-from lowmag.wording import count, probability, score, seconds, student_name, times, whole, with_interval
+from lowmag.wording import count, score, seconds, student_name, times, whole, with_interval
 
-SIGNIFICANCE = 0.05
 Content = Mapping[str, Any]
 
 
@@ -82,9 +81,8 @@ def no_answer(summary: Content) -> list[str]:
 
 
 def is_firm(summary: Content) -> bool:
-    """Whether the recommended student passes on enough patients and corrected for how many were tried."""
-    p = summary["recommended"]["p_worse_holm"]
-    return summary["test"]["enough_patients"] and p is not None and p <= SIGNIFICANCE
+    """Whether the tested students were chosen on validation data, and tested on enough patients."""
+    return summary["test"]["enough_patients"] and summary["chosen_on"] == "val"
 
 
 def saving(student: Content, teacher: Content, teacher_name: str) -> str:
@@ -92,6 +90,8 @@ def saving(student: Content, teacher: Content, teacher_name: str) -> str:
     compute = _amount(student["compute_saving"], "computation")
     than = "as" if compute.startswith("about") else "than"
     text = f"It needs {compute} {than} the {teacher_name}"
+    if student.get("bytes_saving"):
+        text += f", reads {_amount(student['bytes_saving'], 'data')} from the slide"
     if student["time_saving"] is None:
         return f"{text}."
     quicker = _amount(student["time_saving"], "time")
@@ -120,7 +120,9 @@ def basis(summary: Content) -> str:
         f"Brackets are {inside} intervals from {whole(summary['bootstrap'])} resamples of patients. "
         f"“Not worse” means that the one-sided {inside} lower bound of the difference lies above "
         f"−{summary['margin']:g}, the margin set in the config: {summary['n_not_worse']} of "
-        f"{count(summary['n_students'], 'student')} pass."
+        f"{count(summary['n_students'], 'student')} pass. For the answer the student of each "
+        "magnification that is best on validation is tested, from the highest magnification down until one "
+        f"fails; so the {100 - 100 * summary['confidence']:.0f} % holds for all of these tests together."
     )
 
 
@@ -134,16 +136,16 @@ def _classes(summary: Content) -> str:
 
 def cautions(summary: Content) -> list[str]:
     """What must be known before believing the answer, the weightiest first."""
-    found, test, student = [], summary["test"], summary["recommended"]
+    found, test = [], summary["test"]
     if not test["enough_patients"]:
         found.append(
             f"Only {count(test['patients'], 'test patient')}: below {ENOUGH_PATIENTS} the intervals are "
             "narrower than they say and “not worse” is said too easily. Take the answer as preliminary."
         )
-    if student and (student["p_worse_holm"] or 0) > SIGNIFICANCE:
+    if summary["chosen_on"] != "val":
         found.append(
-            f"{summary['n_students']} students were compared. Corrected for that (Holm), the recommended one "
-            f"no longer passes (p = {probability(student['p_worse_holm'])}): confirm it on further patients."
+            "Without validation scores the tested students were chosen on the test split, which flatters "
+            "them: confirm the answer on further patients."
         )
     if summary["seeds"] == 1:
         found.append("One training seed: how much a repeated training would differ is not in the intervals.")

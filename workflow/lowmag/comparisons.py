@@ -30,8 +30,13 @@ COLUMNS = (
     "gap_low",
     "gap_high",
     "margin",
+    "bound",
+    "p_worse",
+    "p_worse_holm",
     "not_worse",
+    "low_enough",
 )
+OF_TEACHER = ("margin", "bound", "p_worse", "p_worse_holm", "not_worse", "low_enough")
 Scores = dict[Group, dict[str, Estimate]]
 
 
@@ -42,7 +47,8 @@ class Comparison:
     `low, high` is the two-sided 95 % interval. `bound` is the one-sided 95 % lower bound, the 5th percentile,
     and `not_worse` says that it lies above -margin: a test of non-inferiority at 5 %, made against the
     teacher only. `p` is of no difference at all; `p_worse` of a loss of the margin or more. Both are
-    corrected by Holm within (level, metric, reference).
+    corrected by Holm within (level, metric, reference). `low_enough`: not worse, nor is any higher
+    magnification of the method and share (`how_low`).
 
     `gap_closed` is the difference to a reference method as a share of the teacher's, with its 95 % interval:
     1 is as good as the teacher. NaN against the teacher, and where the teacher is not better than the
@@ -65,6 +71,7 @@ class Comparison:
     gap_closed: float = float("nan")
     gap_low: float = float("nan")
     gap_high: float = float("nan")
+    low_enough: bool = False
 
     @property
     def not_worse(self) -> bool:
@@ -72,11 +79,11 @@ class Comparison:
         return self.bound > -self.margin
 
     def columns(self) -> dict[str, Any]:
-        """The row of comparisons.tsv; margin and verdict are empty unless the reference is the teacher."""
+        """The row of comparisons.tsv; what is tested by the margin is empty but against the teacher."""
         student = self.student
         of_student = {name: getattr(student, name) for name in ("method", "magnification", "unlabelled")}
         of_pair = {name: getattr(self, name) for name in COLUMNS if hasattr(self, name)}
-        verdict = {} if self.reference == TEACHER else {"margin": None, "not_worse": None}
+        verdict = {} if self.reference == TEACHER else dict.fromkeys(OF_TEACHER)
         return of_pair | of_student | verdict
 
 

@@ -27,9 +27,11 @@ COLUMNS = (
     "tiles_per_s",
     "mm2_per_s",
     "read_s_per_slide",
+    "read_mb_per_slide",
     "network_s_per_slide",
     "seconds_per_slide",
     "compute_saving",
+    "bytes_saving",
     "time_saving",
 )
 ALIKE = ("model", "parameters", "gmac_per_tile", "gmac_per_mm2")
@@ -43,11 +45,11 @@ def cost_rows(
 
     `methods` names, separated by ", ", the methods whose students are that network: of the same arithmetic.
     tiles_per_s is the median over the runs of the row. A slide is one of `tiles_per_slide` tiles, read at the
-    median seconds per mm2 of `reading`; without reading times (pictures) the figures per slide are None. The
-    savings are ratios to the teacher: of gmac_per_mm2, and of seconds_per_slide or, without it, of network
-    time per mm2.
+    median seconds and bytes per mm2 of `reading`; without reading times (pictures) the figures per slide are
+    None. The savings are ratios to the teacher: of gmac_per_mm2, of bytes read, and of seconds_per_slide or,
+    without it, of network time per mm2.
     """
-    seconds_per_mm2 = _reading_per_mm2(reading)
+    seconds_per_mm2, bytes_per_mm2 = (_reading_per_mm2(reading, name) for name in ("seconds", "bytes"))
     records: dict[Alike, list[dict[str, Any]]] = defaultdict(list)
     methods: dict[Alike, dict[str, None]] = defaultdict(dict)
     for group in groups(study):
@@ -69,6 +71,9 @@ def cost_rows(
             network = tiles_per_slide / tiles_per_s
             row |= {"read_s_per_slide": read, "network_s_per_slide": network}
             row |= {"seconds_per_slide": read + network}
+        if bytes_per_mm2:
+            of_slide = tiles_per_slide * mm2_per_tile * _at(magnification, bytes_per_mm2)
+            row |= {"read_mb_per_slide": of_slide / 1e6}
         rows.append(row)
     return [row | _savings(row, rows[0]) for row in rows]
 
@@ -100,15 +105,15 @@ def _warn_of_mixed_conditions(records: list[dict[str, Any]]) -> None:
         )
 
 
-def _reading_per_mm2(reading: Path | None) -> dict[float, float]:
-    """Median seconds of reading per mm2 of tissue by magnification; empty when nothing was timed."""
+def _reading_per_mm2(reading: Path | None, column: str) -> dict[float, float]:
+    """Median seconds or bytes of reading per mm2 of tissue by magnification; empty where none are known."""
     if reading is None:
         return {}
     found: dict[float, list[float]] = defaultdict(list)
     with reading.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines, delimiter="\t"):
-            if float(row["mm2"]) > 0:
-                found[float(row["magnification"])].append(float(row["seconds"]) / float(row["mm2"]))
+            if float(row["mm2"]) > 0 and row.get(column):  # older tables, and other systems, have no bytes
+                found[float(row["magnification"])].append(float(row[column]) / float(row["mm2"]))
     return {magnification: median(seconds) for magnification, seconds in found.items()}
 
 
@@ -122,9 +127,16 @@ def _at(magnification: float, seconds_per_mm2: dict[float, float]) -> float:
     return seconds_per_mm2[magnification]
 
 
-def _savings(row: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float]:
-    """How many times the teacher's compute and time a row needs less."""
+def _savings(row: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float | None]:
+    """How many times the teacher's compute, bytes and time a row needs less."""
     time_saving = row["mm2_per_s"] / teacher["mm2_per_s"]
     if row["seconds_per_slide"] is not None:
         time_saving = teacher["seconds_per_slide"] / row["seconds_per_slide"]
-    return {"compute_saving": teacher["gmac_per_mm2"] / row["gmac_per_mm2"], "time_saving": time_saving}
+    fewer_bytes = None
+    if row["read_mb_per_slide"]:
+        fewer_bytes = teacher["read_mb_per_slide"] / row["read_mb_per_slide"]
+    return {
+        "compute_saving": teacher["gmac_per_mm2"] / row["gmac_per_mm2"],
+        "bytes_saving": fewer_bytes,
+        "time_saving": time_saving,
+    }

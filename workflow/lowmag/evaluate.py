@@ -1,4 +1,4 @@
-"""`metrics.tsv`, `comparisons.tsv`, `cost.tsv` and `summary.json`: what a study found, with intervals.
+"""The tables of a study: metrics, comparisons, cost, how low one can go; and `summary.json`.
 
 All runs are scored under the same resamples of patients, so differences between them are paired. Validation
 rows are in `metrics.tsv` for the record; every comparison is on the test split.
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowmag import bootstrap, metrics
+from lowmag import bootstrap, class_balanced, how_low, metrics
 from lowmag.bootstrap import Estimate, Resamples
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
-from lowmag.comparisons import Scores, compare
+from lowmag.comparisons import TEACHER, Comparison, Scores, compare
 from lowmag.cost import COLUMNS as COST_COLUMNS
 from lowmag.cost import cost_rows
 from lowmag.errors import UserError
@@ -45,7 +45,7 @@ METRIC_COLUMNS = (
 
 
 def write_tables(predictions: Path, reading: Path | None, out: Path, study: Study) -> None:
-    """Write metrics.tsv, comparisons.tsv, cost.tsv and summary.json of a study into `out`.
+    """Write metrics.tsv, comparisons.tsv, cost.tsv, how_low.tsv and summary.json of a study into `out`.
 
     `reading` is reading.tsv (None, or without rows: reading is not part of the time). Raises UserError when a
     run's predictions are missing or are not on the same items as the others', and when there is nothing to
@@ -64,16 +64,31 @@ def write_tables(predictions: Path, reading: Path | None, out: Path, study: Stud
         key: score_groups(part, resamples[key].weights, ordinal=study.ordinal) for key, part in parts.items()
     }
     tests = [key for key in parts if key[1] == "test"]
-    compared = [row for key in tests for row in compare(parts[key].level, scored[key], study)]
+    compared = [row for key in tests for row in _compared(parts[key], scored[key], study)]
     warnings = [text for key in tests for text in _warnings(parts[key], resamples[key], scored[key], study)]
     for warning in warnings:
         log.warning("%s", warning)
-    summary = summarise(study, Findings(parts, scored, compared, cost)) | {"warnings": warnings}
+    summary: dict[str, Any] = summarise(study, Findings(parts, scored, compared, cost))
+    summary["warnings"] = warnings
     metric_table = [row for key, part in parts.items() for row in metric_rows(part, scored[key], study)]
+    if study.evaluation.class_balanced:
+        metric_table += [row for key in tests for row in class_balanced_rows(parts[key], study)]
     _write_table(out / "metrics.tsv", metric_table, METRIC_COLUMNS)
     _write_table(out / "comparisons.tsv", [row.columns() for row in compared], COMPARISON_COLUMNS)
     _write_table(out / "cost.tsv", cost, COST_COLUMNS)
+    lowest = how_low.table_rows(summary["level"], summary["how_low"])
+    _write_table(out / "how_low.tsv", lowest, how_low.COLUMNS)
     write_json(out / "summary.json", summary)
+
+
+def _compared(part: Part, scored: Scores, study: Study) -> list[Comparison]:
+    """The comparisons of a part; those with the teacher with their verdict of `how_low`."""
+    rows = compare(part.level, scored, study)
+    verdicts = {}
+    for metric in dict.fromkeys(row.metric for row in rows):
+        family = [row for row in rows if (row.metric, row.reference) == (metric, TEACHER)]
+        verdicts |= {(metric, row.student): row for row in how_low.with_verdict(family)}
+    return [verdicts[row.metric, row.student] if row.reference == TEACHER else row for row in rows]
 
 
 def _resamples(part: Part, study: Study) -> Resamples:
@@ -113,6 +128,36 @@ def metric_rows(part: Part, scored: Scores, study: Study) -> list[dict[str, Any]
             mean = _metric_row(part, group, name, "mean", (estimate.mean, estimate.mean_samples))
             rows.append(mean | {"sd_seeds": estimate.sd_seeds})
     return rows
+
+
+def class_balanced_rows(part: Part, study: Study) -> list[dict[str, Any]]:
+    """Rows of metrics.tsv by DiPalma et al.'s class-balanced resamples: the value is the mean of them.
+
+    Seeds are resampled apart, so their mean would look surer than any of them: `mean` is all their resamples
+    together, and its interval that of one training.
+    """
+    rows = []
+    for group, of_seeds in part.probabilities.items():
+        options = study.evaluation
+        samples = [
+            class_balanced.resampled(
+                _confusion(part, probabilities), n=options.bootstrap, seed=options.seed + i
+            )
+            for i, probabilities in enumerate(of_seeds)
+        ]
+        for name in class_balanced.NAMES:
+            stacked = np.stack([of_seed[name] for of_seed in samples])
+            named = zip([*map(str, study.seeds), "mean"], [*stacked, stacked.ravel()], strict=True)
+            for seed, values in named:
+                score = (float(values.mean()), values)
+                rows.append(_metric_row(part, group, class_balanced.PREFIX + name, seed, score))
+    return rows
+
+
+def _confusion(part: Part, probabilities: np.ndarray) -> np.ndarray:
+    counts = np.zeros((part.truth.n_classes, part.truth.n_classes), int)
+    np.add.at(counts, (part.truth.labels, probabilities.argmax(1)), 1)
+    return counts
 
 
 def _metric_row(

@@ -34,9 +34,11 @@ from lowmag.scores import (
     TEACHER,
     Row,
     best_student,
+    computation,
     has_reading,
     headline,
     levels_of,
+    lowest_not_worse,
     measured_seconds,
     pareto_front,
     pick,
@@ -44,18 +46,29 @@ from lowmag.scores import (
 )
 from lowmag.study import Study
 
-NAMES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")
+NAMES = (
+    "accuracy_magnification",
+    "accuracy_cost",
+    "accuracy_compute",
+    "unlabelled_share",
+    "confusion",
+    "calibration",
+)
 FRONT_COLOUR = "#888888"
+RING_COLOUR = "#555555"
 CALIBRATED_MAGNIFICATIONS = 2
 
 
 def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) -> None:
     """Draw every figure of NAMES into the folder `out`; the same tables give the same bytes."""
-    metrics, cost = read_table(evaluation / "metrics.tsv"), read_table(evaluation / "cost.tsv")
+    metrics, cost, comparisons = (
+        read_table(evaluation / f"{name}.tsv") for name in ("metrics", "cost", "comparisons")
+    )
     tiles = next(p for p in read_parts(predictions, study) if (p.level, p.split) == ("tile", "test"))
     drawn = {
-        "accuracy_magnification": accuracy_magnification(metrics, study),
+        "accuracy_magnification": accuracy_magnification(metrics, study, comparisons),
         "accuracy_cost": accuracy_cost(metrics, cost, study),
+        "accuracy_compute": accuracy_compute(metrics, cost, study),
         "unlabelled_share": unlabelled_share(metrics, study),
         "confusion": confusion_of_study(tiles, metrics, study),
         "calibration": calibration_of_study(tiles, metrics, study),
@@ -109,10 +122,11 @@ def _teacher(study: Study) -> Group:
 
 
 @mpl.rc_context(STYLE)
-def accuracy_magnification(metrics: Sequence[Row], study: Study) -> Figure:
+def accuracy_magnification(metrics: Sequence[Row], study: Study, comparisons: Sequence[Row] = ()) -> Figure:
     """Balanced accuracy against magnification with 95 % intervals, one panel per level.
 
-    The teacher is a band over its interval; the dotted line below it lies one margin lower.
+    The teacher is a band over its interval; the dotted line below it lies one margin lower. By the
+    comparisons a ring marks the lowest magnification of each series that is not worse (`how_low`).
     """
     levels = levels_of(metrics)
     figure, panels = panels_in_row(len(levels), 3.9)
@@ -124,11 +138,19 @@ def accuracy_magnification(metrics: Sequence[Row], study: Study) -> Figure:
             rows = sorted(rows, key=lambda row: -row["magnification"])
             # minus: the axis runs from high to low, so that the first series stands leftmost
             _with_interval(axes, np.log2(_column(rows, "magnification")) - shift, rows, series)
+            lowest = lowest_not_worse(comparisons, level, series.method, series.share)
+            for row in pick(rows, magnification=lowest):
+                place = np.log2(row["magnification"]) - shift
+                axes.plot([place], [row["value"]], "o", ms=12, mfc="none", mec=series.colour, mew=1.2)
         magnification_axis(axes, [study.teacher, *study.students])
         _teacher_band(axes, headline(metrics, level, TEACHER)[0], study)
         _score_axis(axes, level, metrics)
     margin = f"teacher − {study.evaluation.margin:g} (margin)"
-    _legend(figure, drawn, Line2D([], [], color=TEACHER_COLOUR, linestyle=":", label=margin), line="-")
+    ring = Line2D(
+        [], [], linestyle="none", marker="o", ms=10, mfc="none", mec=RING_COLOUR, label="lowest not worse"
+    )
+    margin_line = Line2D([], [], color=TEACHER_COLOUR, linestyle=":", label=margin)
+    _legend(figure, drawn, [margin_line, *([ring] if comparisons else [])], line="-")
     return figure
 
 
@@ -139,29 +161,41 @@ def accuracy_cost(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> 
     Cost is the seconds one slide takes (reading and network), or the network's seconds per mm² where no slide
     was read. Students of one network at one magnification cost the same; they are set 4 % apart.
     """
-    seconds = measured_seconds(cost)
     per_slide = "seconds per slide (reading and network)"
     title = f"measured {per_slide if has_reading(cost) else 'network seconds per mm²'}"
+    return _accuracy_against(measured_seconds(cost), title, metrics, study)
+
+
+@mpl.rc_context(STYLE)
+def accuracy_compute(metrics: Sequence[Row], cost: Sequence[Row], study: Study) -> Figure:
+    """Balanced accuracy against multiply-accumulates per mm² of tissue, as `accuracy_cost`."""
+    return _accuracy_against(computation(cost), "GMAC per mm² of tissue", metrics, study)
+
+
+def _accuracy_against(
+    prices: Mapping[tuple[str, float], float], title: str, metrics: Sequence[Row], study: Study
+) -> Figure:
+    """Balanced accuracy against a price by method and magnification, log scale, with the Pareto front."""
     levels = levels_of(metrics)
     figure, panels = panels_in_row(len(levels), 3.9)
     drawn = series_of(study)
     for level, axes in zip(levels, panels, strict=True):
         teacher, students = headline(metrics, level, TEACHER), headline(metrics, level, "student")
-        points = [(seconds[TEACHER, study.teacher], teacher[0]["value"])]
+        points = [(prices[TEACHER, study.teacher], teacher[0]["value"])]
         axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
         for series, shift in zip(drawn, dodges(len(drawn), 0.04 * len(drawn)), strict=True):
             rows = pick(students, method=series.method, unlabelled=series.share)
-            x = np.array([seconds[series.method, row["magnification"]] for row in rows])
+            x = np.array([prices[series.method, row["magnification"]] for row in rows])
             points += [(cost, row["value"]) for cost, row in zip(x, rows, strict=True)]
             _with_interval(axes, x * (1 + shift), rows, series, joined=False)
         _front(axes, points)
         _score_axis(axes, level, metrics)
         axes.margins(y=0.12)  # room for the names of the columns
-        log_axis(axes, list(seconds.values()))
-        _name_columns(axes, seconds)
+        log_axis(axes, list(prices.values()))
+        _name_columns(axes, prices)
         axes.set_xlabel(title)
     front = Line2D([], [], color=FRONT_COLOUR, linestyle=":", label="Pareto front")
-    _legend(figure, drawn, front, line="none")
+    _legend(figure, drawn, [front], line="none")
     return figure
 
 
@@ -260,10 +294,10 @@ def _share_legend(figure: Figure, study: Study) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
-def _legend(figure: Figure, drawn: Sequence[Series], extra: Line2D, *, line: Any) -> None:
+def _legend(figure: Figure, drawn: Sequence[Series], extra: Sequence[Line2D], *, line: Any) -> None:
     teacher = Line2D([], [], color=TEACHER_COLOUR, marker="*", markersize=8, linestyle=line, label="teacher")
     handles = [Line2D([], [], label=series.label, **series.line) for series in drawn]
-    handles = [teacher, extra, *handles]
+    handles = [teacher, *extra, *handles]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
 
 

@@ -15,7 +15,8 @@ from lowmag.reader import open_slide
 from lowmag.record import SlideRecord, load_record, require_same_file
 from lowmag.store import TileFile
 
-COLUMNS = ("slide_id", "magnification", "n_tiles", "mm2", "seconds")
+COLUMNS = ("slide_id", "magnification", "n_tiles", "mm2", "seconds", "bytes")
+COUNTERS = Path("/proc/self/io")
 WHOLE = 1e-6  # level-0 pixels: what dividing micrometres leaves
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,11 @@ def _test_slides(splits: Path) -> list[str]:
         return [row["slide_id"] for row in csv.DictReader(file) if row["split"] == "test"]
 
 
-def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
-    """Magnification, number of tiles, mm2 and seconds of reading the slide's tiles, lowest first.
+def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str, str]]:
+    """Magnification, number of tiles, mm2, seconds and bytes of reading the slide's tiles, lowest first.
+
+    Bytes are those the process asked the system for, from disk or from its file cache; none where the system
+    does not count them.
 
     Each magnification is read by itself from the coarsest level that serves, nominal levels included. Lowest
     first: what the system's file cache gains from earlier reads favours high magnifications. One read
@@ -69,12 +73,21 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str]]:
     rows = []
     _read(slide, icc, boxes[:1], extents, sizes // max(factors.values()))
     for magnification, factor in factors.items():
-        start = time.perf_counter()
+        asked_before, start = bytes_asked_for(), time.perf_counter()
         _read(slide, icc, boxes, extents, sizes // factor)
-        seconds = time.perf_counter() - start
-        rows.append((f"{magnification:g}", len(boxes), f"{mm2:.6g}", f"{seconds:.4g}"))
+        seconds, asked = time.perf_counter() - start, bytes_asked_for()
+        n_bytes = "" if asked is None or asked_before is None else str(asked - asked_before)
+        rows.append((f"{magnification:g}", len(boxes), f"{mm2:.6g}", f"{seconds:.4g}", n_bytes))
         log.info("%s at %gx: %d tiles in %.2f s", slide.slide_id, magnification, len(boxes), seconds)
     return rows
+
+
+def bytes_asked_for() -> int | None:
+    """Bytes this process has read so far, of files and their cache alike; None where that is not counted."""
+    if not COUNTERS.is_file():
+        return None
+    counts = dict(line.split(": ") for line in COUNTERS.read_text().splitlines())
+    return int(counts["rchar"])
 
 
 def _read(slide: SlideRecord, icc: str, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray) -> None:

@@ -18,12 +18,25 @@ from lowmag.learning import learning_svg
 from lowmag.magnification import name_of
 from lowmag.page import jpeg_uri, render, svg_uri
 from lowmag.publish import write_text
-from lowmag.result_tables import comparison_table, cost_table, score_table
+from lowmag.result_tables import (
+    class_balanced_table,
+    comparison_table,
+    cost_table,
+    how_low_table,
+    score_table,
+)
 from lowmag.scores import LABELS_ONLY, has_reading, levels_of, read_table
 from lowmag.study import Study
 from lowmag.wording import count, whole
 
-FIGURES = ("accuracy_magnification", "accuracy_cost", "unlabelled_share", "confusion", "calibration")
+FIGURES = (
+    "accuracy_magnification",
+    "accuracy_cost",
+    "accuracy_compute",
+    "unlabelled_share",
+    "confusion",
+    "calibration",
+)
 GALLERY_PX = 1290
 
 
@@ -38,6 +51,7 @@ class Picture:
 ALTERNATIVES = {
     "accuracy_magnification": "Balanced accuracy against magnification with intervals",
     "accuracy_cost": "Balanced accuracy against measured seconds",
+    "accuracy_compute": "Balanced accuracy against computation",
     "unlabelled_share": "Balanced accuracy against the share of unlabelled slides used",
     "confusion": "Confusion matrices of teacher and students",
     "calibration": "Reliability curves of teacher and students",
@@ -79,6 +93,7 @@ def collect(results: Path, study: Study) -> dict[str, Any]:
         "labels_only": LABELS_ONLY,
         "resamples": whole(study.evaluation.bootstrap),
         "warnings": summary["warnings"],
+        "how_low": how_low_table(summary),
         "pictures": _pictures(results, study),
         **_cohort_parts(results, cohort, study),
         **_result_parts(results, study),
@@ -120,6 +135,9 @@ def _result_parts(results: Path, study: Study) -> dict[str, Any]:
         "levels": levels,
         "scores": {level: score_table(metrics, level, study) for level in levels},
         "comparisons": {level: comparison_table(comparisons, level) for level in levels},
+        "class_balanced": {
+            level: class_balanced_table(metrics, level) for level in levels if study.evaluation.class_balanced
+        },
         "cost": cost_table(cost),
         "has_reading": has_reading(cost),
         "timed_on": provenance.timing_conditions(results, study),

@@ -1,16 +1,23 @@
 """The tables of results in the report: scores, comparisons and cost, written for people."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lowmag.class_balanced import PREFIX
 from lowmag.magnification import name_of
 from lowmag.page import Cell, Table
 from lowmag.scores import HEADLINE, TEACHER, Row, has_reading, pick
 from lowmag.study import Study
-from lowmag.wording import METRICS, NONE, probability, score, three_digits, whole, with_interval
+from lowmag.wording import METRICS, NONE, probability, score, signed, three_digits, whole, with_interval
 
 SHOWN = ("balanced_accuracy", "accuracy", "macro_f1", "auroc", "kappa_quadratic", "ovr_accuracy")
+CLASS_BALANCED = {
+    "ovr_accuracy": "one-vs-rest accuracy",
+    "macro_f1": "F1",
+    "macro_precision": "precision",
+    "macro_recall": "recall",
+}
 
 
 def score_table(metrics: Sequence[Row], level: str, study: Study) -> Table:
@@ -37,11 +44,44 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, str, float, float]]:
     return sorted(found, key=lambda group: (group[0] != TEACHER, -group[2]))
 
 
+def how_low_table(summary: Mapping[str, Any]) -> Table:
+    """The lowest magnification of every method and share that is not worse, and what it saves."""
+    header = ["method", "unlabelled", "lowest not worse", "difference to the teacher", "lower bound"]
+    table = Table([*header, "less computation", "fewer bytes read", "less time"], 2)
+    for row in summary["how_low"]:
+        lowest, identity = row["lowest"], [row["method"], f"{row['unlabelled']:.0f} %"]
+        if lowest is None:
+            table.add(*identity, "none", *[NONE] * 5)
+            continue
+        of_difference = {"low": lowest["difference_low"], "high": lowest["difference_high"]}
+        difference = with_interval({"difference": lowest["difference"]} | of_difference, "difference")
+        savings = [lowest[name] for name in ("compute_saving", "bytes_saving", "time_saving")]
+        shown = [NONE if saving is None else f"× {three_digits(saving)}" for saving in savings]
+        where = Cell(name_of(lowest["magnification"]), "good")
+        table.add(*identity, where, difference, signed(lowest["lower_bound"]), *shown)
+    return table
+
+
+def class_balanced_table(metrics: Sequence[Row], level: str) -> Table:
+    """Scores as DiPalma et al. 2021 report them, with intervals from class-balanced resamples of pictures."""
+    rows = pick(metrics, level=level, split="test", seed="mean")
+    named = {PREFIX + name: title for name, title in CLASS_BALANCED.items()}
+    table = Table(["magnification", "method", "unlabelled", *named.values()], 3)
+    for role, method, magnification, share in _groups(rows):
+        group = pick(rows, role=role, method=method, magnification=magnification, unlabelled=share)
+        of = {row["metric"]: row for row in group}
+        identity = [name_of(magnification), method, f"{share:.0f} %" if role == "student" else NONE]
+        cells = [with_interval(of[name]) for name in named]
+        table.add(*identity, *cells, style="teacher" if role == TEACHER else "")
+    return table
+
+
 def comparison_table(comparisons: Sequence[Row], level: str) -> Table:
     """Paired differences of balanced accuracy of one level, to the teacher and to the reference methods."""
     rows = pick(comparisons, level=level, metric=HEADLINE)
     against = {reference: pick(rows, reference=reference) for reference in _references(rows)}
     header = ["magnification", "method", "unlabelled", "difference to the teacher", "Holm p", "not worse?"]
+    header += ["and every higher one?"]
     for reference in list(against)[1:]:
         header += [f"difference to {reference}", "Holm p", "share of the gap closed"]
     table = Table(header, 3)
@@ -49,7 +89,9 @@ def comparison_table(comparisons: Sequence[Row], level: str) -> Table:
         identity = {name: row[name] for name in ("magnification", "method", "unlabelled")}
         passes = row["not_worse"] == "True"
         verdict = Cell("not worse" if passes else "not shown", "good" if passes else "")
-        cells = [with_interval(row, "difference"), probability(row["p_holm"]), verdict]
+        low_enough = row["low_enough"] == "True"
+        sequence = Cell("yes" if low_enough else "no", "good" if low_enough else "")
+        cells = [with_interval(row, "difference"), probability(row["p_holm"]), verdict, sequence]
         for reference in list(against)[1:]:
             cells += _to_reference(pick(against[reference], **identity))
         table.add(name_of(row["magnification"]), row["method"], f"{row['unlabelled']:.0f} %", *cells)
@@ -86,13 +128,18 @@ def cost_table(cost: Sequence[Row]) -> Table:
         "mm²/s",
     ]
     read = has_reading(cost)
+    sized = all(math.isfinite(row["bytes_saving"]) for row in cost)
     header += ["reading, s per slide", "network, s per slide", "together, s per slide"] if read else []
-    table = Table([*header, "less computation", "less time"], 3 if own else 2)
+    header += ["read, MB per slide"] if sized else []
+    ratios = ["compute_saving", *(["bytes_saving"] if sized else []), "time_saving"]
+    named = ["less computation", *(["fewer bytes read"] if sized else []), "less time"]
+    table = Table([*header, *named], 3 if own else 2)
     for row in cost:
         name = f"{row['role']}, {name_of(row['magnification'])}"
         plain = ["gmac_per_tile", "gmac_per_mm2", "tiles_per_s", "mm2_per_s"]
         plain += ["read_s_per_slide", "network_s_per_slide", "seconds_per_slide"] if read else []
-        savings = [f"× {three_digits(row[key])}" for key in ("compute_saving", "time_saving")]
+        plain += ["read_mb_per_slide"] if sized else []
+        savings = [f"× {three_digits(row[key])}" for key in ratios]
         numbers = [three_digits(row[key]) for key in plain]
         style = "teacher" if row["role"] == TEACHER else ""
         methods = [row["methods"]] if own else []

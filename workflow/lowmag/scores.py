@@ -9,7 +9,19 @@ from typing import Any
 HEADLINE = "balanced_accuracy"
 TEACHER, LABELS_ONLY = "teacher", "labels-only"
 LEVELS = ("tile", "slide")
-TEXT = {"level", "split", "role", "method", "seed", "metric", "reference", "model", "methods", "not_worse"}
+TEXT = {
+    "level",
+    "split",
+    "role",
+    "method",
+    "seed",
+    "metric",
+    "reference",
+    "model",
+    "methods",
+    "not_worse",
+    "low_enough",
+}
 Row = dict[str, Any]
 
 
@@ -70,6 +82,22 @@ def measured_seconds(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
         for row in cost
         for method in row["methods"].split(", ")
     }
+
+
+def computation(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
+    """Billions of multiply-accumulates per mm² of tissue by (method, magnification)."""
+    return {
+        (method, row["magnification"]): row["gmac_per_mm2"]
+        for row in cost
+        for method in row["methods"].split(", ")
+    }
+
+
+def lowest_not_worse(comparisons: Sequence[Row], level: str, method: str, share: int) -> float | None:
+    """The lowest magnification of a method and share that passes in its sequence (`how_low`), or None."""
+    rows = pick(comparisons, level=level, metric=HEADLINE, reference=TEACHER, method=method)
+    passed = pick(rows, unlabelled=share, low_enough="True")
+    return min((row["magnification"] for row in passed), default=None)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -19,6 +19,10 @@ class Evaluation(Section):
     references: list[str] = Field(
         default=["labels-only"], description="methods that the others are compared with, beside the teacher"
     )
+    class_balanced: bool = Field(
+        default=False,
+        description="also DiPalma 2021's intervals: class-balanced resamples of pictures, not of patients",
+    )
     slide_score: Literal["mean"] = Field(
         default="mean", description="a slide's probabilities: mean of its tiles'"
     )

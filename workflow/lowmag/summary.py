@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lowmag import bootstrap
+from lowmag import bootstrap, how_low
 from lowmag.bootstrap import Estimate
 from lowmag.comparisons import TEACHER, Comparison, Scores
 from lowmag.predictions import Group, Level, Part
 from lowmag.study import Study
 
 HEADLINE = "balanced_accuracy"
+PRICES = ("compute_saving", "bytes_saving", "time_saving", "read_mb_per_slide", "seconds_per_slide")
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,18 @@ class Findings:
 def summarise(study: Study, found: Findings) -> dict[str, Any]:
     """How low one can go: the lowest magnification with a student not worse than the teacher, or None.
 
-    Decided by balanced accuracy, mean over seeds. Among the students that qualify at that magnification, and
-    for `best_per_magnification`, the one with the highest validation score of tiles is named: choosing on the
-    test split would flatter.
+    Decided by balanced accuracy, mean over seeds. At every magnification one student is tested, that with the
+    highest validation score of tiles (`best_per_magnification`): choosing on the test split would flatter.
+    They are one fixed sequence from the highest magnification down (`how_low`), so the level needs no
+    division by the number of students. `how_low` says the same of every method and share by itself.
     """
     family = [
         row
         for row in found.compared
         if (row.level, row.metric, row.reference) == (found.level, HEADLINE, TEACHER)
     ]
-    qualified = [row for row in family if row.not_worse]
-    lowest = min((row.student.magnification for row in qualified), default=None)
+    best = [_best_at(m, family, found) for m in sorted(set(study.students), reverse=True)]
+    passed = how_low.in_sequence(best)
     teacher = next(group for group in found.scored[found.level, "test"] if group.role == TEACHER)
     tiles = found.parts["tile", "test"]
     deciding = found.parts[found.level, "test"].truth
@@ -64,12 +66,11 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
         },
         "teacher": {"magnification": study.teacher} | _score(teacher, found) | _price(teacher, found),
         "n_students": len(family),
-        "n_not_worse": len(qualified),
-        "recommended": None if lowest is None else _record(_best_at(lowest, qualified, found), found),
-        "best_per_magnification": [
-            _record(_best_at(magnification, family, found), found)
-            for magnification in sorted(set(study.students), reverse=True)
-        ],
+        "n_not_worse": sum(row.not_worse for row in family),
+        "chosen_on": "val" if ("tile", "val") in found.scored else "test",
+        "recommended": _record(passed[-1], found) if passed else None,
+        "best_per_magnification": [_record(row, found) for row in best],
+        "how_low": how_low.lowest_of_methods(family, lambda row: _record(row, found)),
     }
 
 
@@ -95,6 +96,7 @@ def _record(row: Comparison, found: Findings) -> dict[str, Any]:
         "difference_high": _finite(row.high),
         "lower_bound": _finite(row.bound),
         "not_worse": row.not_worse,
+        "low_enough": row.low_enough,
         "p_worse_holm": _finite(row.p_worse_holm),
     }
     return identity | _score(student, found) | _price(student, found)
@@ -113,7 +115,7 @@ def _price(group: Group, found: Findings) -> dict[str, float | None]:
         if (row["role"], row["magnification"]) == (group.role, group.magnification)
         and group.method in row["methods"].split(", ")
     )
-    return {name: _finite(price[name]) for name in ("compute_saving", "time_saving", "seconds_per_slide")}
+    return {name: _finite(price[name]) for name in PRICES}
 
 
 def _finite(value: float | None) -> float | None:

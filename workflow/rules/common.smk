@@ -26,6 +26,7 @@ CHUNK_CONFIG = f"{OUT}/state/config.json"
 FIGURES = [
     "accuracy_magnification",
     "accuracy_cost",
+    "accuracy_compute",
     "unlabelled_share",
     "confusion",
     "calibration",

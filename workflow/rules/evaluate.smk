@@ -51,6 +51,7 @@ rule evaluate:
             category="2 Results",
             labels={"table": "cost per magnification"},
         ),
+        how_low=f"{OUT}/evaluation/how_low.tsv",
         summary=f"{OUT}/evaluation/summary.json",
     log:
         f"{OUT}/logs/evaluate.log",
