@@ -2,7 +2,7 @@
 
     python benchmarks/million_tiles.py             # 100 000 tiles of 64 px, 20 steps of 128
     python benchmarks/million_tiles.py --tiles 1000000 --batch 1024   # the whole of it
-    python benchmarks/million_tiles.py --quick     # 2000 tiles
+    python benchmarks/million_tiles.py --quick     # 2000 tiles: that it runs; the network outweighs them
 
 The student is a ResNet-18 with labels, soft labels, features and attention. Pictures are held as uint8 where
 they fit; targets of 8 views stay on disk, mapped, and come a batch ahead. Ends with the bytes per tile that

@@ -4,8 +4,8 @@ python benchmarks/pack.py [--quick]
 
 Together they share tiles, views, colours and stored targets: each batch is made once and every network takes
 its step on it, the most that a packed job could save in its steps. Apart, each makes its own. Start-up
-(imports, reading) is timed by itself. On the CPU, one thread; on a GPU networks would also run side by side,
-which is not measured here.
+(imports, reading) is timed by itself. Processor time of one thread of the CPU; on a GPU networks would also
+run side by side, which is not measured here.
 """
 
 import statistics
@@ -62,17 +62,17 @@ def main() -> None:
 
 
 def _apart(lessons) -> float:
-    began = time.perf_counter()
+    began = time.process_time()
     for lesson in lessons:
         plan = plan_epoch(lesson, 0)
         for step, part in enumerate(train._parts(lesson, plan, 0)):
             train._step(lesson, plan, step, [part], 1e-4)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def _together(lessons) -> float:
     first = lessons[0]
-    began = time.perf_counter()
+    began = time.process_time()
     plan, size = plan_epoch(first, 0), first.options.batch_size
     for step, part in enumerate(train._parts(first, plan, 0)):
         places = slice(step * size, (step + 1) * size)
@@ -83,7 +83,7 @@ def _together(lessons) -> float:
             combine(lesson.task.method, train._student(lesson, pictures), said)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(lesson.optimizer.parameters, 1.0)
             lesson.optimizer.step(1e-4)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 if __name__ == "__main__":

@@ -92,12 +92,15 @@ def plot(rates: Rates) -> Figure:
             methods = range(1, 11)
             runs = [seeds * n * len(PIXELS) for n in methods]
             spent = [hours(rates, SHOWN_TILES, n, seeds, online=online) for n in methods]
-            by_runs.plot(runs, spent, style, color=colour, linewidth=1, label=f"{seeds} seeds, {label}")
+            by_runs.plot(runs, spent, style, color=colour, linewidth=1, label=f"seeds: {seeds}, {label}")
         spent = [hours(rates, tiles, METHODS, 3, online=online) for tiles in TILES]
         by_tiles.plot(TILES, spent, style, color="#d1495b", marker="o", markersize=3, label=label)
     by_runs.set(xlabel=f"students ({SHOWN_TILES} tiles)", ylabel="hours on one device", yscale="log")
     by_tiles.set(xlabel="training tiles (36 students, 3 seeds)", xscale="log", yscale="log")
     by_tiles.legend(loc="upper left")
+    for axis in (by_runs.yaxis, by_tiles.xaxis, by_tiles.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}".replace(",", " "))
+    by_tiles.set_xticks(TILES, labels=["1 000", "10 000", "100 000", "1 million"])
     handles, labels = by_runs.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure

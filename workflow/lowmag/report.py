@@ -56,7 +56,7 @@ ALTERNATIVES = {
     "confusion": "Confusion matrices of teacher and students",
     "calibration": "Reliability curves of teacher and students",
     "gallery": "Test tiles with the attention of teacher and students",
-    "learning": "Validation accuracy over the epochs of training",
+    "learning": "Accuracy and loss on validation tiles over the epochs of training",
 }
 
 
