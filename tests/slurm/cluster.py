@@ -96,7 +96,7 @@ class Cluster:
         self._daemon("munged", "--foreground", *places)
         self.until(lambda: (self.folder / "munge.socket").exists())
         self._daemon("slurmctld", "-D", "-f", f"{self.folder}/slurm.conf")
-        self._daemon("slurmd", "-D", "-f", f"{self.folder}/slurm.conf")
+        self._start_node()
         self.until(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T", check=False))
 
     def ask(self, *command: str, check: bool = True) -> str:
@@ -122,14 +122,27 @@ class Cluster:
         """Ids of a rule's jobs that run now."""
         return [job["JobId"] for job in self.jobs_of(rule, wildcards) if job["JobState"] == "RUNNING"]
 
-    def is_working(self) -> bool:
-        """Whether a process of SLURM's own still watches over a job's processes on the node."""
-        for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):
-                is_ours = (process / "cwd").readlink() == self.folder
-                if is_ours and (process / "cmdline").read_bytes().startswith(b"slurmstepd"):
-                    return True
-        return False
+    def lose_node(self) -> None:
+        """End all that runs on the node at once, as a cut of power does, and set it down."""
+        node = self.started.pop()
+        node.kill()
+        node.wait()
+        # Those first that would tell the controller how the others ended.
+        of_jobs = [pid for pid in self._left_running() if _is_of_a_job(pid)]
+        for pid in sorted(of_jobs, key=_is_step_daemon, reverse=True):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.ask("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
+
+    def restart_node(self) -> None:
+        """Start the node's daemon again and wait until it takes jobs."""
+        self._start_node()
+
+        def is_back() -> bool:
+            self.ask("scontrol", "update", "NodeName=n1", "State=RESUME", check=False)  # or it is by itself
+            return "down" not in self.ask("sinfo", "--noheader", "--format=%T")
+
+        self.until(is_back)
 
     def release(self) -> None:
         """Let requeued jobs start at once: SLURM holds them back for two minutes."""
@@ -153,6 +166,9 @@ class Cluster:
                 process.wait()
         for pid in self._left_running():
             os.kill(pid, signal.SIGKILL)
+
+    def _start_node(self) -> None:
+        self._daemon("slurmd", "-D", "-f", f"{self.folder}/slurm.conf")
 
     def _configure(self) -> None:
         self.folder.chmod(0o755)  # munge wants its socket to be within everybody's reach
@@ -196,6 +212,19 @@ class Cluster:
                 ):
                     found.append(int(process.name))
         return found
+
+
+def _is_of_a_job(pid: int) -> bool:
+    """Whether a process is part of a job, or SLURM's own beside one."""
+    with suppress(OSError):
+        return _is_step_daemon(pid) or b"\0SLURM_JOB_ID=" in Path(f"/proc/{pid}/environ").read_bytes()
+    return False
+
+
+def _is_step_daemon(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"slurmstepd")
+    return False
 
 
 def rule_of(job: dict[str, str]) -> str:
