@@ -47,12 +47,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="to 1 000 slides, for CI")
-    parser.add_argument("--schedule", action="store_true", help="schedule the largest cohort, too (minutes)")
     parser.add_argument("--starts", type=int, default=5, help="starts of a job, count")
     args = parser.parse_args()
     sizes = [100, 1000] if args.quick else [100, 1000, LARGEST]
     with tempfile.TemporaryDirectory() as folder:
-        dry = {n: _measure(Path(folder, str(n)), n, is_scheduled=n < LARGEST or args.schedule) for n in sizes}
+        dry = {n: _measure(Path(folder, str(n)), n) for n in sizes}
         starts = [_job(Path(folder)) for _ in range(args.starts)]
     print(f"a job of no tiles: {statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f}, "
           f"n={len(starts)})")  # fmt: skip
@@ -68,18 +67,17 @@ def _floor(name: str, value: float, most: float) -> None:
     print(f"{name} {value:.3f} {most:.3f} {'ok' if value <= most else 'short'}")
 
 
-def _measure(folder: Path, n: int, *, is_scheduled: bool) -> Cost:
-    """The dry run of a cohort of `n` slides; its scheduling, where that is asked for, is printed alone."""
+def _measure(folder: Path, n: int) -> Cost:
+    """The dry run of a cohort of `n` slides; what scheduling takes is printed alone."""
     _cohort(folder, n)
     dry = _snakemake(folder, "-n", "--quiet", "rules")
     found = re.search(r"^total\s+(\d+)$", dry.text, re.MULTILINE)
     _tell(n, f"dry run of {found[1] if found else '?'} jobs", dry)
     _tell(n, "dry run of `slides`, in chunks", _snakemake(folder, "-n", "--quiet", "rules", "--", "slides"))
-    if is_scheduled:
-        n_files = _results(folder, n)
-        print(f"{n} slides: {n_files} files of results, {n_files // n} per slide, and as many inodes")
-        touched = _snakemake(folder, "--touch", "--quiet", "rules", "--", *TABLES)
-        _tell(n, "scheduling of all per-slide jobs", touched)
+    n_files = _results(folder, n)
+    print(f"{n} slides: {n_files} files of results, {n_files // n} per slide, and as many inodes")
+    touched = _snakemake(folder, "--touch", "--quiet", "rules", "--", *TABLES)
+    _tell(n, "scheduling of all per-slide jobs, graph included", touched)
     return dry
 
 

@@ -78,8 +78,9 @@ def test_job_of_two_takes_both_or_none(start):
     assert both.stdout.readline() == "0,1\n"
 
 
-def test_slurm_has_bound_the_job_already(two_gpus, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
+@pytest.mark.parametrize("name", ["SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"])
+def test_process_was_given_its_devices_already(two_gpus, monkeypatch, name):
+    monkeypatch.setenv(name, "7")
     assert gpus.take(5) == []
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
 

@@ -86,3 +86,25 @@ def test_slurm_profile_names_rules_that_exist():
         assert "retries:" not in rules.read_text(), (
             "retries of a rule multiply under SLURM: they stand in profiles"
         )
+
+
+@pytest.mark.parametrize(("visible", "asked"), [("0,1", 2), ("", 2)])
+def test_teacher_asks_for_its_gpus(study, visible, asked):
+    study.configure(teacher={"gpus": 2})
+    target = "results/teacher/seed0/model.safetensors"
+    result = study.snakemake("-n", "-p", "--", target, CUDA_VISIBLE_DEVICES=visible)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + result.stderr
+    assert f"gpu={asked}" in text
+    assert f"--gpus {asked}" in text
+    assert '"gpus"' not in text  # of the options that decide on reruns
+
+
+@pytest.mark.parametrize("visible", ["0,1", ""])
+def test_workstation_counts_its_gpus(study, visible):
+    """Without any, as many jobs run as there are cores."""
+    sheet = study.snakemake("--", "results/demo/slides.csv", CUDA_VISIBLE_DEVICES=visible)
+    assert sheet.returncode == 0, sheet.stderr
+    text = sheet.stdout + sheet.stderr
+    assert bool(re.search(r"Provided resources: gpu\D+2", text)) == bool(visible)
+    assert ("No GPU was found here" in text) == (not visible)

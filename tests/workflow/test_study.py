@@ -20,13 +20,13 @@ TRAINING_RULES = {"teacher", "targets", *STUDENT_RULES}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> StudyFolder:
-    """A study on a sheet of its own, run to the end once."""
+    """A study on a sheet of its own, run to the end once, on two GPUs that are only said to be there."""
     study = StudyFolder(tmp_path_factory.mktemp("study"))
     study.configure()
     demo = json.dumps(TINY["demo"])
     assert cli.main(["demo", "--out", str(study.folder / "cohort"), "--options", demo]) == 0
     study.configure(slides="cohort/slides.csv")
-    result = study.snakemake()
+    result = study.snakemake(CUDA_VISIBLE_DEVICES="0,1")
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 
@@ -39,6 +39,17 @@ def test_says_once_that_there_is_no_gpu(finished):
     result = finished.snakemake("--forcerun", "report", "--", "results/report.html", CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     assert (result.stdout + result.stderr).count("No GPU was found") == 1
+
+
+def test_every_run_had_a_gpu_of_its_own(finished):
+    folders = [
+        results(finished) / "logs" / name for name in ("teacher", "targets", "students", "predictions")
+    ]
+    logs = [log.read_text() for folder in folders for log in folder.rglob("*.log")]
+    used = [re.findall(r"using GPU (\S+)$", log, re.MULTILINE) for log in logs]
+    assert len(used) > 10
+    assert all(len(found) == 1 for found in used), used
+    assert {found[0] for found in used} == {"0", "1"}  # two students at once
 
 
 def test_every_stage_left_its_files(finished):

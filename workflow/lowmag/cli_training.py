@@ -1,6 +1,9 @@
 """Subcommands that train, and let a network speak: teacher, targets, student, predict."""
 
 import argparse
+import logging
+import os
+import sys
 from pathlib import Path
 
 from lowmag import gpus
@@ -9,6 +12,7 @@ from lowmag.cli_parts import add_command, add_options, class_names
 
 def add_commands(commands) -> None:
     parser = add_command(commands, "teacher", "Train a teacher at high magnification.", _teacher)
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs of this machine that train it together")
     _training_arguments(parser, "teacher")
 
     parser = add_command(commands, "targets", "Store what a teacher says of the training tiles.", _targets)
@@ -91,12 +95,27 @@ def _job(args: argparse.Namespace):
 
 
 def _teacher(args: argparse.Namespace) -> int:
+    if args.gpus > 1:
+        return _teacher_of_team(args)
     gpus.take()
     from lowmag import train
     from lowmag.config import parse_options
     from lowmag.recipe import Teacher
 
     return train.train_teacher(_job(args), parse_options(Teacher, args.options))
+
+
+def _teacher_of_team(args: argparse.Namespace) -> int:
+    """Starts the team, or is one of it, with its share of the threads."""
+    from lowmag import team
+
+    if not team.is_member():
+        gpus.take(args.gpus)
+        return team.run(args.gpus, sys.argv[1:])
+    args.threads, args.gpus = max(1, args.threads // args.gpus), 1
+    if os.environ["RANK"] != "0":
+        logging.getLogger().setLevel(logging.WARNING)
+    return _teacher(args)
 
 
 def _student(args: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from pathlib import Path
 from lowmag.errors import UserError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SCHEDULER = "SLURM_JOB_ID"  # where it is set, SLURM has given the job its devices
+BOUND = ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID")  # where one is set, the process was given its devices
 LISTED = re.compile(r"^\s*(GPU|MIG) .*\(UUID: ([^)]+)\)", re.MULTILINE)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 
@@ -40,11 +40,11 @@ def visible() -> list[str]:
 def take(n: int = 1) -> list[int]:
     """Bind this process to `n` free GPUs, waiting for them; returns the locks, which last as long as it does.
 
-    Sets `CUDA_VISIBLE_DEVICES`, so it comes before anything asks CUDA. Does nothing under SLURM, nor where
-    there is no GPU. Raises UserError when fewer than `n` are there.
+    Sets `CUDA_VISIBLE_DEVICES`, so it comes before anything asks CUDA. Does nothing under SLURM or torchrun,
+    nor where there is no GPU. Raises UserError when fewer than `n` are there.
     """
     names = visible()
-    if SCHEDULER in os.environ or not names:
+    if not names or any(name in os.environ for name in BOUND):
         return []
     if n > len(names):
         raise UserError(

@@ -29,6 +29,7 @@ from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
 from lowmag.target_file import Targets
 from lowmag.teaching import OnlineTeacher
+from lowmag.team import ALONE, Team
 from lowmag.terms import ATTENTION, LAST_STAGE, Method
 from lowmag.views import Feed, Views, draw
 from lowmag.weight_average import WeightAverage
@@ -96,6 +97,7 @@ class Lesson:
     teacher: OnlineTeacher | None
     board: Board
     average: WeightAverage | None = None
+    team: Team = ALONE
 
     @property
     def judged(self) -> Network:
@@ -143,10 +145,10 @@ class EpochPlan:
     target_views: Tensor
 
 
-def prepare_lesson(task: Task, device: torch.device) -> Lesson:
+def prepare_lesson(task: Task, device: torch.device, team: Team = ALONE) -> Lesson:
     """The lesson of a task; raises UserError for everything that would stop it later."""
     job, options = task.job, task.options
-    board = Board(job.state if job.tensorboard else None)
+    board = Board(job.state if job.tensorboard and team.leads else None)
     rows = read_splits(job.splits)
     index = index_tiles(job.tiles, [row for row in rows if row.split == "train"], job.classes)
     held_out = index_tiles(job.tiles, [row for row in rows if row.split == "val"], job.classes)
@@ -169,6 +171,7 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
     network = build(options, len(job.classes), spec.network_px)
     cells = _cells(index, network, task, spec)
     network.to(device).to(memory_format=memory_format(device))
+    team.check(network, options.batch_size)
     if initial := _initial(task):
         begin_from(network, initial)
     channels = network.head.in_features if task.method.needs_same_network else None
@@ -196,6 +199,7 @@ def prepare_lesson(task: Task, device: torch.device) -> Lesson:
         teacher=teacher,
         board=board,
         average=WeightAverage(network, options.ema) if options.ema else None,
+        team=team,
     )
 
 

@@ -232,6 +232,10 @@ class Plan:
         """The section tissue as the sheet has it for a slide, as JSON."""
         return _compact(self.slides[slide].tissue.model_dump())
 
+    def teacher_options(self) -> str:
+        """How a teacher is trained, as JSON, on however many GPUs."""
+        return _compact(self.config.teacher.model_dump(exclude={"gpus"}))
+
     def student_options(self, method: str) -> str:
         """How the students of a method are trained, as JSON."""
         return _compact(self._training(method).model_dump())

@@ -203,6 +203,18 @@ class Teacher(Training):
         description="what a teacher must be on validation tiles, or the study stops: better than chance by a "
         "permutation test of patients, where there are enough of them to tell",
     )
+    gpus: int = Field(
+        default=1,
+        ge=1,
+        description="GPUs of one machine that train a teacher together, each an equal part of every batch "
+        "(not with BatchNorm); changing it reruns nothing",
+    )
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> "Teacher":
+        if self.batch_size % self.gpus:
+            raise ValueError(f"batch_size {self.batch_size} is not a whole multiple of gpus {self.gpus}")
+        return self
 
 
 class StudentTraining(Training):

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -29,9 +30,10 @@ from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import normalise, save_model
 from lowmag.publish import write_text
 from lowmag.recipe import StudentTraining, Teacher, Training
-from lowmag.run_lock import locked
+from lowmag.run_lock import Hold, locked
 from lowmag.run_record import TIME_COLUMNS, is_written, write_metrics, write_run
 from lowmag.stages import split
+from lowmag.team import EXIT_FOR_USER, Team, join, leave, tell
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.time_limit import minutes_left
 from lowmag.validation import Validated, is_better, score, validate
@@ -53,7 +55,7 @@ def train_teacher(job: Job, options: Training) -> int:
     trained teacher is not what `options.require` says (then its state is kept).
     """
     required = isinstance(options, Teacher) and options.require == "better_than_chance"
-    options = StudentTraining.model_validate(options.model_dump(exclude={"require"}))
+    options = StudentTraining.model_validate(options.model_dump(exclude={"require", "gpus"}))
     method = Method(cross_entropy=CrossEntropy())
     return _train(Task(job, "teacher", options, method, must_beat_chance=required))
 
@@ -95,49 +97,70 @@ class Places:
 
 
 def _train(task: Task) -> int:
+    with Stop(min(task.job.budget_minutes, minutes_left())) as stop:
+        device = pick_device(task.job.threads)
+        team = join(device)
+        try:
+            return leave(team, _train_together(task, device, team, stop))
+        except UserError:
+            tell(team, EXIT_FOR_USER)
+            raise
+
+
+def _train_together(task: Task, device: torch.device, team: Team, stop: Stop) -> int:
     job = task.job
-    with Stop(min(job.budget_minutes, minutes_left())) as stop, locked(job.state, stop) as hold:
-        if not hold.ours:
+    with locked(job.state, stop) if team.leads else nullcontext(Hold(ours=True)) as hold:
+        if team.any(not hold.ours):
             logger.info("%s while waiting", stop.reason)
             return EXIT_UNFINISHED
-        lesson = prepare_lesson(task, pick_device(job.threads))
-        if hold.waited and is_written(job.out, lesson):
+        lesson = prepare_lesson(task, device, team)
+        if team.any(hold.waited and is_written(job.out, lesson)):
             logger.info("the trainer that was waited for has finished the run")
             return 0
         checkpoint = Checkpoint(job.state, lesson.digest, job.checkpoint_minutes)
-        progress = begin(lesson, checkpoint.load())
+        progress = begin(lesson, team.in_turn(checkpoint.load))
         while progress.epoch < lesson.options.epochs:
             if not run_epoch(lesson, progress, checkpoint, stop):
-                checkpoint.save(_state(lesson, progress))
+                if team.leads:
+                    checkpoint.save(_state(lesson, progress))
                 logger.info("%s: saved at epoch %d, step %d", stop.reason, progress.epoch + 1, progress.step)
                 return EXIT_UNFINISHED
-        if task.must_beat_chance:
-            checkpoint.save(_state(lesson, progress))  # who goes on nevertheless need not train again
-            chance.refuse_chance(_against_chance(lesson, progress))
-        _write_outputs(lesson, progress)
-        checkpoint.remove()
-        _epochs_so_far(job).unlink(missing_ok=True)
-        lesson.board.close()
+        if team.leads:
+            _finish(lesson, progress, checkpoint)
     return 0
+
+
+def _finish(lesson: Lesson, progress: Progress, checkpoint: Checkpoint) -> None:
+    """Write the outputs, if a teacher passes, and take the state away."""
+    if lesson.task.must_beat_chance:
+        checkpoint.save(_state(lesson, progress))  # who goes on nevertheless need not train again
+        chance.refuse_chance(_against_chance(lesson, progress))
+    _write_outputs(lesson, progress)
+    checkpoint.remove()
+    _epochs_so_far(lesson.task.job).unlink(missing_ok=True)
+    lesson.board.close()
 
 
 def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: Stop) -> bool:
     """Train to the end of the epoch and validate; False as soon as the run has to stop."""
-    options, n_steps = lesson.options, lesson.steps
+    options, n_steps, team = lesson.options, lesson.steps, lesson.team
     plan = plan_epoch(lesson, progress.epoch)
     meter = Meter(options.batch_size, n_steps - progress.step, lesson.device)
     seconds_before = progress.seconds
-    watched = meter.watching(_parts(lesson, plan, progress.step), options.accumulate)
+    size = team.part_size(options.batch_size, options.part_size)
+    n_parts = options.batch_size // team.size // size
+    watched = meter.watching(_parts(lesson, plan, progress.step, size), n_parts)
     for first in watched:
         lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
-        parts_of_step = chain([first], islice(watched, options.accumulate - 1))
+        parts_of_step = chain([first], islice(watched, n_parts - 1))
         losses = _step(lesson, plan, progress.step, parts_of_step, lr)
         progress.totals += losses
         bad = (progress.bad_step < 0) & ~losses[0].isfinite()
         progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
         progress.step += 1
         progress.seconds = seconds_before + meter.seconds
-        stopping, showing, saving = stop.asked(meter.seconds_per_step), meter.due(), checkpoint.due()
+        stopping = team.any(stop.asked(meter.seconds_per_step))
+        showing, saving = meter.due(), checkpoint.due() and team.leads
         # Only here the host waits for the device: to show the losses, or before what was computed is kept.
         if stopping or showing or saving:
             _refuse_divergence(lesson, plan, progress)
@@ -150,11 +173,11 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     _refuse_divergence(lesson, plan, progress)
     meter.stop()
     # A session that made a step may leave validating to the next one; one that begins with it must do it.
-    if meter.n_steps and stop.asked(progress.validation_seconds):
+    if team.any(meter.n_steps > 0 and stop.asked(progress.validation_seconds)):
         return False
     began = time.monotonic()
     found = validate(lesson.judged, lesson.spec, lesson.validation, options.precision, stop.signalled)
-    if found is None:
+    if team.any(found is None) or found is None:
         return False
     if not math.isfinite(found.figures["val_loss"]):
         raise UserError(f"the validation loss is not a finite number in epoch {progress.epoch + 1}; {CURE}")
@@ -164,25 +187,32 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     return True
 
 
-def _parts(lesson: Lesson, plan: EpochPlan, steps_done: int) -> Iterator[Part]:
-    """The rest of an epoch's tiles in parts, each with what is stored of the teacher about it."""
-    size, first = lesson.options.part_size, steps_done * lesson.options.batch_size
-    parts = lesson.feed.parts(plan.order[first:], size)
-    if lesson.targets is None:
+def _parts(lesson: Lesson, plan: EpochPlan, steps_done: int, size: int) -> Iterator[Part]:
+    """Our tiles of the rest of an epoch in parts, each with what is stored of the teacher about it."""
+    own = [lesson.team.own(_batch(lesson, step)) for step in range(steps_done, lesson.steps)]
+    places = np.concatenate([np.arange(0), *(np.arange(part.start, part.stop) for part in own)])
+    parts = lesson.feed.parts(plan.order[places], size)
+    if lesson.targets is None or not len(places):  # nothing is left where only validating is
         yield from parts
         return
-    said = lesson.targets.ahead(plan.target_ids[first:], plan.target_views[first:], size)
+    said = lesson.targets.ahead(plan.target_ids[places], plan.target_views[places], size)
     yield from (replace(part, stored=stored) for part, stored in zip(parts, said, strict=True))
+
+
+def _batch(lesson: Lesson, step: int) -> slice:
+    """Where the tiles of a step stand in the order of an epoch."""
+    return slice(step * lesson.options.batch_size, (step + 1) * lesson.options.batch_size)
 
 
 def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Part], lr: float) -> Tensor:
     """One step of the optimiser on a batch that comes in parts; the parts of the loss, on the device."""
-    options, size = lesson.options, lesson.options.part_size
-    batch = slice(step * options.batch_size, (step + 1) * options.batch_size)
+    options, batch = lesson.options, _batch(lesson, step)
+    own, size = lesson.team.own(batch), lesson.team.part_size(options.batch_size, options.part_size)
     lesson.optimizer.zero_grad()
     losses = torch.zeros(len(lesson.parts), device=lesson.device)
-    for begin, tiles in zip(range(batch.start, batch.stop, size), parts, strict=True):
+    for begin, tiles in zip(range(own.start, own.stop, size), parts, strict=True):
         losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), tiles)
+    losses = lesson.team.add_up(lesson.optimizer.parameters, losses)
     if options.clip is not None:
         clip_grad_norm_(lesson.optimizer.parameters, options.clip)
     lesson.optimizer.step(lr)
@@ -230,7 +260,7 @@ def _shared(lesson: Lesson, plan: EpochPlan, places: Places, targets: TargetsBat
     n_labelled, n_all_labelled = ((plan.labels[part] >= 0).sum() for part in (places.own, places.batch))
     return replace(
         targets,
-        share=1 / lesson.options.accumulate,
+        share=(places.own.stop - places.own.start) / (places.batch.stop - places.batch.start),
         labelled_share=n_labelled / n_all_labelled.clamp(min=1),
     )
 
@@ -271,7 +301,8 @@ def _end_epoch(lesson: Lesson, progress: Progress, found: Validated, meter: Mete
     row = {**shown, **dict(zip(TIME_COLUMNS, times, strict=True))}
     lesson.board.write(done, row)
     progress.history.append({"epoch": epoch, "step": done, **row})
-    write_metrics(_epochs_so_far(lesson.task.job), progress.history)
+    if lesson.team.leads:
+        write_metrics(_epochs_so_far(lesson.task.job), progress.history)
     if lesson.task.must_beat_chance:
         progress.decisions.append(torch.from_numpy(found.decisions))
     progress.epoch, progress.step = epoch, 0

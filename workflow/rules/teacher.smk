@@ -14,7 +14,7 @@ rule teacher:
         "../../envs/lowmag.yaml"
     threads: plan.job("teacher").threads
     resources:
-        gpu=1,
+        gpu=plan.config.teacher.gpus,
         mem_mb=plan.job("teacher").mem_mb,
         runtime=plan.job("teacher").runtime,
     params:
@@ -23,13 +23,14 @@ rule teacher:
         state=f"{OUT}/state/teacher/seed{{seed}}",
         classes=plan.class_names,
         magnification=plan.config.tiles.teacher,
-        options=plan.options("teacher"),
+        options=plan.teacher_options(),
         weights=plan.teacher_weights(),
         code=plan.code("train"),
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
         " --state {params.state:q} --budget {resources.runtime} --threads {threads} {TENSORBOARD}"
+        " --gpus {resources.gpu}"
         " --options {params.options:q} > {log:q} 2>&1"
 
 

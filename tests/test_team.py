@@ -1,0 +1,121 @@
+"""A teacher trained by two processes, as by one."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from lowmag import train
+from lowmag.checkpoint import EXIT_UNFINISHED
+from lowmag.errors import UserError
+from lowmag.lesson import Job
+from lowmag.models import weights_sha256
+from lowmag.recipe import Teacher
+from lowmag.team import ALONE, Team
+from safetensors.torch import load_file
+from synthetic_tiles import CLASSES, HIGH, make_cohort
+from torch import nn
+
+OPTIONS = Teacher(stride=16, epochs=4, batch_size=8, accumulate=2, lr=1e-4, select="last", require="nothing")
+START = """
+import sys
+from lowmag import cli
+sys.argv = ["lowmag", *sys.argv[1:]]
+sys.exit(cli.main())
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    found = tmp_path_factory.mktemp("team")
+    make_cohort(found)
+    return found
+
+
+def command(folder, name, options=OPTIONS, n=2):
+    arguments = ["teacher", "--gpus", str(n), "--tiles", str(folder / "tiles"), "--seed", "0"]
+    arguments += ["--splits", str(folder / "splits.csv"), "--classes", '["calm", "busy"]']
+    arguments += ["--magnification", str(HIGH), "--out", str(folder / name), "--threads", str(n)]
+    arguments += ["--state", str(folder / f"{name}-state"), "--options", options.model_dump_json()]
+    return [sys.executable, "-c", START, *arguments]
+
+
+def finished(folder, name, options=OPTIONS):
+    """The run, on two GPUs that are only said to be there: they are locked, and computed with is the CPU."""
+    said = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(folder)}
+    started = command(folder, name, options)
+    return subprocess.run(started, capture_output=True, text=True, timeout=600, check=False, env=said)
+
+
+def job_of(folder, name):
+    out, state = folder / name, folder / f"{name}-state"
+    return Job(folder / "tiles", folder / "splits.csv", CLASSES, HIGH, 0, out, state, threads=1)
+
+
+@pytest.fixture(scope="module")
+def two(folder):
+    """The folder of a run by two processes."""
+    result = finished(folder, "two")
+    assert result.returncode == 0, result.stderr
+    return folder / "two"
+
+
+def test_two_processes_train_as_one(folder, two):
+    """To the rounding of sums in another order, which Adam, dividing by small numbers, lets grow."""
+    before = torch.get_num_threads()
+    assert train.train_teacher(job_of(folder, "one"), OPTIONS) == 0
+    torch.set_num_threads(before)
+    weights = load_file(two / "model.safetensors")
+    for name, value in load_file(folder / "one/model.safetensors").items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    assert len((two / "metrics.csv").read_text().splitlines()) == 1 + OPTIONS.epochs
+
+
+def test_stopped_team_goes_on_to_the_same_weights(folder, two):
+    """SIGTERM to the process that Snakemake knows: all stop, one saves, exit 75; again, and it finishes."""
+    process = subprocess.Popen(command(folder, "stopped"), stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1/" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == EXIT_UNFINISHED
+    assert (folder / "stopped-state/checkpoint.pt").exists()
+    assert not (folder / "stopped/model.safetensors").exists()
+    again = finished(folder, "stopped")
+    assert again.returncode == 0, again.stderr
+    assert "resuming in epoch" in again.stderr
+    first, second = (weights_sha256(run / "model.safetensors") for run in (two, folder / "stopped"))
+    assert first == second
+
+
+def test_bad_input_is_told_as_by_one_process(folder):
+    result = finished(folder, "bad", OPTIONS.model_copy(update={"model": "resnet18"}))
+    assert result.returncode == 2
+    assert "BatchNorm would see a part of the batch on each of 2 GPUs; set teacher.gpus: 1" in result.stderr
+
+
+def test_parts_are_equal_and_whole():
+    batch = slice(16, 32)
+    parts = [Team(rank, 4).own(batch) for rank in range(4)]
+    assert [(part.start, part.stop) for part in parts] == [(16, 20), (20, 24), (24, 28), (28, 32)]
+    assert ALONE.own(batch) == batch
+    assert ALONE.any(True)
+    assert not ALONE.any(False)
+
+
+def test_batch_that_cannot_be_shared_out():
+    with pytest.raises(UserError, match="batch_size 8 is not a whole multiple of 3 GPUs; change one of them"):
+        Team(0, 3).check(nn.Linear(1, 1), 8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "at_most", "size", "part"),
+    [(8, 8, 1, 8), (8, 4, 1, 4), (8, 8, 2, 4), (8, 1, 2, 1), (12, 6, 3, 4), (12, 4, 2, 3)],
+)
+def test_no_part_is_larger_than_asked_for(batch, at_most, size, part):
+    assert Team(0, size).part_size(batch, at_most) == part
