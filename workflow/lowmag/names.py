@@ -9,6 +9,16 @@ TURNED = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}  # they tur
 
 REPEATED = re.compile(r"(.+)\1{19,}$")  # what Snakemake takes for an endless recursion
 
+ADDRESS = re.compile(
+    r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])"
+)  # of a slide in an object store, as s3://bucket/a.svs
+
+
+def address_of(path: object) -> str | None:
+    """The address of a slide in an object store, also where a Path has joined its slashes; else None."""
+    found = ADDRESS.match(str(path))
+    return f"{found[1]}://{str(path)[found.end() :]}" if found else None
+
 
 def problem_of_name(name: str) -> str | None:
     """Why a name cannot be used, or None: control characters, those that turn the writing, its length."""

@@ -14,7 +14,7 @@ from lowmag.config import Config, Job, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of
-from lowmag.names import problem_of_path
+from lowmag.names import address_of, problem_of_path
 from lowmag.recipe import StudentTraining, is_file
 from lowmag.record import size_of
 from lowmag.sections import NONE, SLIDE, Tissue
@@ -286,6 +286,15 @@ class Plan:
     def job(self, kind: str) -> Job:
         """What a job of a kind asks for."""
         return getattr(self.config.compute, kind)
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether any slide lies in an object store."""
+        return not self.from_pictures and any(self.address(slide) for slide in self.slides)
+
+    def address(self, slide: str) -> str | None:
+        """Where a slide lies in an object store, as s3://bucket/a.svs; None of a file."""
+        return address_of(self.slides[slide].path)
 
     def slide_size(self, slide: str) -> int:
         """Bytes of a slide's file or folder, so that a new one reruns its stages; 0 before it is drawn."""

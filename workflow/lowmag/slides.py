@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowmag.names import FILLED_IN, problem_of_path
+from lowmag.names import FILLED_IN, address_of, problem_of_path
 from lowmag.sheet import (
     ID_LENGTH,
     ID_PATTERN,
@@ -181,6 +181,8 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
 
 def _joined(folder: Path, name: str) -> Path:
     """A file by its place; one that commands would take for an option, by its whole path."""
+    if address_of(name):
+        return Path(name)
     path = folder / name
     return path.absolute() if str(path).startswith("-") else path
 
@@ -256,7 +258,7 @@ def _check_names(row: Row, slide: SlideRow, problems: Problems) -> None:
 def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
     files = Files()
     for row, slide in zip(rows, slides, strict=True):
-        if row.get("path") and not files.exist(slide.path):
+        if row.get("path") and not address_of(slide.path) and not files.exist(slide.path):
             problems.add(
                 row.number, "path", f"there is no {slide.path}; correct the path or take the row out"
             )

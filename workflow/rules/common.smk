@@ -139,7 +139,8 @@ def chunk_digest(wildcards):
 
 
 def path_of_slide(wildcards):
-    return str(plan.slides[wildcards.slide].path)
+    address = plan.address(wildcards.slide)
+    return storage(address) if address else str(plan.slides[wildcards.slide].path)
 
 
 # A cohort copied to another disk is still the same cohort: only a file of another size (rule inspect) is another slide.
@@ -303,8 +304,9 @@ def overlays():
     return [] if plan.from_pictures else every_slide("tissue/{slide}.png")
 
 
+# Reading is timed where the slides lie on this machine: a copy from a store would be timed as one that is here.
 def reading_table():
-    return [] if plan.from_pictures else f"{OUT}/evaluation/reading.tsv"
+    return [] if plan.from_pictures or plan.is_remote else f"{OUT}/evaluation/reading.tsv"
 
 
 def reading_flag(wildcards, input):
