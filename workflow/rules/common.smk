@@ -32,8 +32,6 @@ FIGURES = [
     "calibration",
 ]
 STUDENT_MAGNIFICATIONS = plan.student_names()
-# Taken by the shell lines as a global: it is no param, so a change reruns nothing.
-TENSORBOARD = "--tensorboard" if plan.config.tensorboard else ""
 
 
 wildcard_constraints:
@@ -278,6 +276,11 @@ def student_teacher(wildcards):
 def targets_flag(wildcards, input):
     files = {"targets": input.targets, "teacher": input.teacher}
     return " ".join(f"--{k} {shlex.quote(str(v))}" for k, v in files.items() if v)
+
+
+# Of `input`, and so no reason to train again.
+def tensorboard_flag(wildcards, input):
+    return "--tensorboard" if plan.config.tensorboard else ""
 
 
 def magnification_number(wildcards):

@@ -21,6 +21,7 @@ rule student:
     params:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
+        tensorboard=tensorboard_flag,
         state=f"{OUT}/state/students/{{method}}/{{magnification}}/u{{share}}/seed{{seed}}",
         classes=plan.class_names,
         magnification=magnification_number,
@@ -34,5 +35,5 @@ rule student:
         "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets} {params.initial}"
         " --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
-        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {TENSORBOARD}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {params.tensorboard}"
         " --options {params.options:q} > {log:q} 2>&1"

@@ -20,6 +20,7 @@ rule teacher:
     params:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.model, parent=True),
+        tensorboard=tensorboard_flag,
         state=f"{OUT}/state/teacher/seed{{seed}}",
         classes=plan.class_names,
         magnification=plan.config.tiles.teacher,
@@ -29,7 +30,7 @@ rule teacher:
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
-        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {TENSORBOARD}"
+        " --state {params.state:q} --budget {resources.runtime} --threads {threads} {params.tensorboard}"
         " --gpus {resources.gpu}"
         " --options {params.options:q} > {log:q} 2>&1"
 
