@@ -309,7 +309,9 @@ def overlays():
 
 # Reading is timed where the slides lie on this machine: a copy from a store would be timed as one that is here.
 def reading_table():
-    return [] if plan.from_pictures or plan.is_remote else f"{OUT}/evaluation/reading.tsv"
+    return (
+        [] if plan.from_pictures or plan.is_remote else f"{OUT}/evaluation/reading.tsv"
+    )
 
 
 def reading_flag(wildcards, input):
