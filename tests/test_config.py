@@ -83,6 +83,11 @@ def complaint(content: dict) -> str:
             {"methods": {"x": {"cross_entropy": 1, "training": {"initial": "teacher", "model": "resnet18"}}}},
             "method x begins with the teacher's weights, so teacher.model (resnet10gn)",
         ),
+        (
+            {"students": {"cell_um": 64, "input": "upsampled"}},
+            "cell_um chooses the stride of resnet18 and resnet10gn",
+        ),
+        ({"students": {"initial": "higher", "weights": "a.pt"}}, "both say where to begin"),
         ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
         ({"students": {"model": "resnet18"}}, "must be the same network"),
         ({"students": {"batch_size": 6, "accumulate": 4}}, "not a whole multiple of accumulate 4"),
@@ -226,6 +231,18 @@ def test_a_method_may_be_trained_in_its_own_way():
     assert (training.stride, training.initial, training.epochs) == (8, "teacher", 7)
     assert (training.augment.stain, training.augment.contrast) == (0.3, 0)
     assert list(config.methods["own"].terms) == ["cross_entropy"]
+
+
+def test_cells_of_a_size_decide_on_the_stride_of_every_magnification():
+    """64 um are 32 px at 5x, 16 at 2.5x, 8 at 1.25x and 4 at 0.625x, where 8 is the least there is."""
+    training = StudentTraining.model_validate({"cell_um": 64, "stride": 16})
+    strides = [training.at(10 / magnification).stride for magnification in (5, 2.5, 1.25, 0.625)]
+    assert strides == [32, 16, 8, 8]
+    assert training.at(2).at(4).stride == 32  # decided once
+    assert StudentTraining(stride=16).at(8).stride == 16
+    config = parse_config({"methods": {"own": {"features": 1, "training": {"cell_um": 64}}}})
+    grids = config.target_options().grids  # of 512-um fields: the usual ones of stride 32, and its own
+    assert grids == {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1} | {"2.5x-8": 8, "1.25x-8": 8, "0.625x-4": 4}
 
 
 def test_targets_of_another_grid_are_written_for_methods_that_compare_maps():

@@ -8,6 +8,7 @@ import pytest
 from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.plan import Plan
+from lowmag.study import Run
 from PIL import Image
 
 
@@ -71,6 +72,17 @@ def test_weights_count_by_content(tmp_path, images, section):
     assert digest({"images": str(images)}) == ""
     with pytest.raises(UserError, match=rf"{section}\.weights.*: there is no file"):
         Plan({"images": str(images), section: {"weights": str(tmp_path / "gone.pt")}})
+
+
+def test_a_run_begins_with_its_teacher_or_with_the_student_above(images):
+    ways = {
+        name: {"cross_entropy": 1, "training": {"initial": name}} for name in ("noise", "teacher", "higher")
+    }
+    plan = Plan({"images": str(images), "methods": ways})
+    found = {name: [plan.initial(Run(name, m, 50, 3)) for m in (5, 2.5)] for name in ways}
+    assert found["noise"] == [None, None]
+    assert found["teacher"] == ["teacher/seed3", "teacher/seed3"]
+    assert found["higher"] == ["teacher/seed3", "students/higher/5x/u50/seed3"]
 
 
 @pytest.fixture

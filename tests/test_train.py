@@ -468,6 +468,13 @@ def test_a_student_begins_with_the_weights_of_its_teacher(cohort: Path, tmp_path
     assert all(torch.equal(weights[name], v) for name, v in lesson.network.state_dict().items())
 
 
+def test_cells_of_a_size_decide_on_the_stride(cohort: Path, tmp_path: Path) -> None:
+    """64 um are 16 px of 4 um."""
+    options = QUICK.model_copy(update={"cell_um": 64, "epochs": 1})
+    assert train_labelled(job_of(cohort, tmp_path / "run"), options) == 0
+    assert load_model(tmp_path / "run" / "model.safetensors")[1].stride == 16
+
+
 def test_initial_weights_must_be_given_and_fit(cohort: Path, tmp_path: Path) -> None:
     teacher, job = cohort / "teacher" / "model.safetensors", job_of(cohort, tmp_path / "run")
     beginning = QUICK.model_copy(update={"initial": "teacher"})

@@ -64,6 +64,24 @@ def test_picture_studies_list_jobs(study, name):
     assert planned["student"] == 3 * len(content.get("tiles", {}).get("students", [5, 2.5, 1.25, 0.625]))
 
 
+def test_a_student_may_begin_with_the_one_above_it(study):
+    """Its own command names the weights, and its own options the stride; other methods are as they were."""
+    own = {"cross_entropy": 1, "training": {"initial": "higher", "cell_um": 64}}
+    study.configure(methods={"chain": own})
+    result = study.snakemake("-n", "-p")
+    assert result.returncode == 0, result.stderr
+    commands = re.findall(r"^ *lowmag student .*$", result.stdout + result.stderr, re.MULTILINE)
+    begun = {
+        re.search(r"--out (\S+)", command)[1]: re.search(r"--initial (\S+)", command) for command in commands
+    }
+    of_chain = {out: found[1] for out, found in begun.items() if found}
+    assert of_chain == {
+        "results/students/chain/5x/u0/seed0": "results/teacher/seed0/model.safetensors",
+        "results/students/chain/1.25x/u0/seed0": "results/students/chain/5x/u0/seed0/model.safetensors",
+    }
+    assert len(begun) == 8
+
+
 def test_bad_config_is_named_without_a_traceback(study):
     study.configure(tiles={"field_um": 500})
     result = study.snakemake("-n")

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from lowmag.errors import UserError
-from lowmag.magnification import name_of
+from lowmag.magnification import mpp_of, name_of
 from lowmag.names import REPEATED, problem_of_name
 from lowmag.recipe import (
     OWN_NETWORKS,
@@ -225,7 +225,7 @@ class Config(Section):
                 raise ValueError(
                     f"method {name} compares channel by channel, so {of_both} must be the same network"
                 )
-            if training.initial == "teacher":
+            if training.initial != "noise":
                 raise ValueError(
                     f"method {name} begins with the teacher's weights, so {of_both} must be the same network"
                 )
@@ -272,7 +272,7 @@ class Config(Section):
         What a network of torchvision or timm can take is known once it is there (`gate.check_networks`).
         """
         lowest = self.tiles.magnifications[-1]
-        of_students = [self.student_training(name) for name in self.methods]
+        of_students = [self.student_training(name).at(mpp_of(lowest)) for name in self.methods]
         for training in of_students:
             if is_library(training.model):
                 continue
@@ -353,14 +353,15 @@ class Config(Section):
     def _grid(self, training: StudentTraining, magnification: float) -> int:
         """What tells one grid from another: cells per edge, or of sections, which differ, pixels per cell."""
         if self.tiles.unit == "section":
-            return training.stride
+            return training.at(mpp_of(magnification)).stride
         return self._cells(training, magnification)
 
     def _cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
         """Cells of a student's map; 0 where it has to be measured."""
         if self.tiles.unit == "section" or is_library(training.model):
             return 0
-        return grid_cells(training, self._px(training, name_of(magnification)), stage)
+        px = self._px(training, name_of(magnification))
+        return grid_cells(training.at(mpp_of(magnification)), px, stage)
 
     def target_options(self) -> TargetOptions:
         """What the teacher has to say for the students of this study."""

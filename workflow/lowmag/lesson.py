@@ -255,10 +255,10 @@ def _validation_ids(index: TileIndex, classes: Sequence[str]) -> np.ndarray:
 
 def _initial(task: Task) -> Path | None:
     initial = task.job.initial
-    if (task.options.initial == "teacher") != (initial is not None):
+    if (task.options.initial == "noise") != (initial is None):
         raise UserError(
             f"options say initial: {task.options.initial}, and --initial is {initial or 'not given'}; "
-            "give the teacher's model.safetensors, or set initial: noise"
+            "give the model.safetensors to begin with, or set initial: noise"
         )
     return initial
 

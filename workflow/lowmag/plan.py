@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -244,9 +244,15 @@ class Plan:
         """Digest of the file of a method's initial weights; empty where there is none."""
         return _digest(self._training(method).weights)
 
-    def begins_with_teacher(self, method: str) -> bool:
-        """Whether the students of a method begin with the teacher's weights."""
-        return self._training(method).initial == "teacher"
+    def initial(self, run: Run) -> str | None:
+        """Folder below `outdir` of the model that a run begins with; None where it begins with noise."""
+        initial = self._training(run.method).initial
+        if initial == "noise":
+            return None
+        above = [m for m in self.config.tiles.students if m > run.magnification]
+        if initial == "teacher" or not above:
+            return f"teacher/seed{run.seed}"
+        return f"students/{replace(run, magnification=min(above)).folder}"
 
     def _training(self, method: str) -> StudentTraining:
         return self.config.student_training(method)

@@ -225,9 +225,16 @@ class StudentTraining(Training):
         description="upsampled: back to the teacher's size (del Amor); released: with aligned corners, as "
         "their code does",
     )
-    initial: Literal["noise", "teacher"] = Field(
+    initial: Literal["noise", "teacher", "higher"] = Field(
         default="noise",
-        description="weights that training begins with; teacher: those of the seed's teacher, head included",
+        description="weights that training begins with; teacher: those of the seed's teacher; higher: "
+        "those of the method's student at the next higher magnification, at the highest the teacher's",
+    )
+    cell_um: float | None = Field(
+        default=None,
+        gt=0,
+        description="largest edge of a cell of the last map, micrometres: decides on the stride, 8 at least; "
+        "null: stride holds",
     )
 
     targets: Literal["cached", "online"] = Field(
@@ -238,8 +245,10 @@ class StudentTraining(Training):
 
     @model_validator(mode="after")
     def _one_beginning(self) -> "StudentTraining":
-        if self.initial == "teacher" and self.weights:
-            raise ValueError("initial: teacher and weights both say where to begin: set weights: null")
+        if self.initial != "noise" and self.weights:
+            raise ValueError(
+                f"initial: {self.initial} and weights both say where to begin: set weights: null"
+            )
         return self
 
     @property
@@ -251,6 +260,23 @@ class StudentTraining(Training):
             "augment.rotation, zoom and shift make endless views, and targets are stored for the exact ones "
             "alone: set students.targets: online, or rotation: 0, zoom: [1, 1] and shift: [0, 0]"
         )
+
+    @model_validator(mode="after")
+    def _free_stride(self) -> "StudentTraining":
+        one_stride = self.model == "vgg16" or is_library(self.model)
+        if self.cell_um and (one_stride or self.input != "native"):
+            raise ValueError(
+                "cell_um chooses the stride of resnet18 and resnet10gn for tiles of the student's own "
+                "magnification: set it to null for other networks and other input than native"
+            )
+        return self
+
+    def at(self, mpp: float) -> "StudentTraining":
+        """The same for tiles of so many micrometres per pixel, with the stride that `cell_um` asks for."""
+        if self.cell_um is None:
+            return self
+        fitting = [stride for stride in OWN_STRIDES if stride * mpp <= self.cell_um]
+        return self.model_copy(update={"stride": max(fitting, default=OWN_STRIDES[0]), "cell_um": None})
 
 
 class Students(StudentTraining):

@@ -25,6 +25,7 @@ from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
 from lowmag.lesson import EpochPlan, Job, Lesson, Task, plan_epoch, prepare_lesson
+from lowmag.magnification import mpp_of
 from lowmag.meter import Meter
 from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.models import normalise, save_model
@@ -67,7 +68,7 @@ def train_student(
 
     `targets` is the file of the teacher's targets, or with `options.targets: online` the teacher's model.
     """
-    return _train(Task(job, "student", options, method, targets, unlabelled))
+    return _train(Task(job, "student", options.at(mpp_of(job.magnification)), method, targets, unlabelled))
 
 
 @dataclass

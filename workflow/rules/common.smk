@@ -14,6 +14,7 @@ from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.plan import Plan
 from lowmag.publish import write_json
+from lowmag.study import Run
 
 try:
     plan = Plan(config)
@@ -250,9 +251,10 @@ def student_targets(wildcards):
 
 
 def student_initial(wildcards):
-    if not plan.begins_with_teacher(wildcards.method):
-        return []
-    return f"{OUT}/teacher/seed{wildcards.seed}/model.safetensors"
+    magnification = float(magnification_number(wildcards))
+    share, seed = int(wildcards.share), int(wildcards.seed)
+    folder = plan.initial(Run(wildcards.method, magnification, share, seed))
+    return f"{OUT}/{folder}/model.safetensors" if folder else []
 
 
 def initial_flag(wildcards, input):
