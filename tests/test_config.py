@@ -424,6 +424,20 @@ def test_studies_of_terms_go_with_their_base(base, added):
     assert both.model_copy(update={"methods": alone.methods}) == alone
 
 
+@pytest.mark.parametrize(("base", "added"), [("", "lowmag"), ("ebhi", "ebhi_lowmag")])
+def test_the_own_method_is_added_to_a_study_with_what_it_is_held_against(base, added):
+    names = ["config.yaml", *([f"workflow/studies/{base}.yaml"] if base else [])]
+    alone = parse_config(merged(*names))
+    both = parse_config(merged(*names, f"workflow/studies/{added}.yaml"))
+    own, labels = (both.student_training(name) for name in ("lowmag", "labels-as-lowmag"))
+    assert own == labels
+    assert own.cell_um == 2 * alone.teacher.stride * 10 / alone.tiles.teacher
+    assert set(both.evaluation.references) <= set(both.methods)
+    for name in alone.methods:
+        assert both.student_training(name) == alone.student_training(name)
+    assert both.target_options() == alone.target_options()
+
+
 def test_terms_across_the_batch_are_refused_one_picture_at_a_time():
     files = ("config.yaml", "workflow/studies/dipalma2021.yaml", "workflow/studies/comparators.yaml")
     with pytest.raises(UserError, match="method dist: correlation is no mean over pictures"):
