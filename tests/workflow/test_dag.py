@@ -70,7 +70,7 @@ def test_a_student_may_begin_with_the_one_above_it(study):
     study.configure(methods={"chain": own})
     result = study.snakemake("-n", "-p")
     assert result.returncode == 0, result.stderr
-    commands = re.findall(r"^ *lowmag student .*$", result.stdout + result.stderr, re.MULTILINE)
+    commands = re.findall(r"lowmag student .*", result.stdout + result.stderr)
     begun = {
         re.search(r"--out (\S+)", command)[1]: re.search(r"--initial (\S+)", command) for command in commands
     }
