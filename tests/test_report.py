@@ -76,7 +76,9 @@ def write_run(folder: Path, *, role: str) -> None:
         "code": "0123456789abcdef",
     }
     write_json(folder / "run.json", run | machine)
-    (folder / "metrics.csv").write_text("epoch,val_balanced_accuracy\n1,0.5\n2,0.7\n3,nan\n")
+    (folder / "metrics.csv").write_text(
+        "epoch,val_balanced_accuracy,val_loss\n1,0.5,1.1\n2,0.7,0.9\n3,nan,nan\n"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_damaged_segment_is_named_and_its_neighbours_are_fine(tmp_path, levels):
             source.read(0, 64, 64, 64, 64)
         with pytest.raises(UnreadableError, match="segment 7"):
             source.read(0, 120, 120, 64, 64)
-        with pytest.raises(UnreadableError, match=r"segment 8 of a.tif has 32 x 32 pixels"):
+        with pytest.raises(UnreadableError, match=r"segment 8 of a\.tif is damaged: it has 32 x 32 pixels"):
             source.read(0, 128, 64, 64, 64, 2)
         with pytest.raises(UnreadableError, match=r"level 1, segment 0 of a\.tif is damaged: it is no JPEG"):
             source.read(1, 0, 0, 8, 8)

@@ -93,7 +93,7 @@ def lesson_of(cohort: Path, options: StudentTraining, terms: dict) -> Lesson:
 def losses_of(lesson: Lesson) -> torch.Tensor:
     """The parts of the loss of the first batch, and the norm of its gradient."""
     plan = plan_epoch(lesson, 0)
-    part = next(train._parts(lesson, plan, 0))
+    part = next(train._parts(lesson, plan, 0, lesson.options.part_size))
     parts = train._add_gradients(lesson, plan, train.Places(slice(0, 4), slice(0, 4)), part)
     gradients = [p.grad.norm() for p in lesson.network.parameters() if p.grad is not None]
     return torch.cat([parts, torch.stack(gradients).norm()[None]])
