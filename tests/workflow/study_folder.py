@@ -18,7 +18,7 @@ TINY = {
     "demo": {"slides": N_SLIDES, "patients": N_SLIDES, "size_um": 1280},
     "splits": {"val": 0.34, "test": 0.33},
     "tiles": {"field_um": 256, "max_per_slide": 2, "students": [5, 1.25]},
-    "teacher": {"epochs": 1, "batch_size": 8},
+    "teacher": {"epochs": 1, "batch_size": 8, "require": "nothing"},  # one epoch teaches little
     "students": {"epochs": 1, "batch_size": 8, "unlabelled": [0, 100]},
     "methods": {"labels-only": {"cross_entropy": 1}, "dipalma2021": None},
     "evaluation": {"bootstrap": 200},
