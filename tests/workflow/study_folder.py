@@ -60,7 +60,7 @@ class StudyFolder:
             capture_output=True,
             text=True,
             env={**os.environ, **environment},
-            timeout=900,
+            timeout=2400,  # far above what it takes: only against hanging for ever
             check=False,
         )
 
