@@ -36,7 +36,7 @@ def results(study: StudyFolder) -> Path:
 
 
 def test_says_once_that_there_is_no_gpu(finished):
-    result = finished.snakemake("--forcerun", "report", "--", "results/report.html", CUDA_VISIBLE_DEVICES="")
+    result = finished.snakemake("--forcerun", "provenance", CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 0, result.stderr
     assert (result.stdout + result.stderr).count("No GPU was found") == 1
 
