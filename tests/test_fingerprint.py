@@ -191,4 +191,4 @@ def test_whole_package_is_read_fast():
     modules = [path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
     start = time.process_time()
     code_fingerprint(*modules)
-    assert time.process_time() - start < 1.5  # 0.25 s on the machine of the project
+    assert time.process_time() - start < 3  # 0.25 s on the machine of the project

@@ -18,10 +18,10 @@ def test_one_job_is_begun_ahead_and_no_more() -> None:
     begun = [threading.Event() for _ in range(4)]
     results = one_ahead([event.set for event in begun])
     next(results)
-    assert begun[1].wait(5), "the second is on its way while the first is used"
+    assert begun[1].wait(60), "the second is on its way while the first is used"
     assert not begun[2].wait(0.05)
     next(results)
-    assert begun[2].wait(5)
+    assert begun[2].wait(60)
 
 
 def test_an_error_comes_in_its_place() -> None:

@@ -49,7 +49,7 @@ def test_second_one_is_told_of_the_first_and_gives_up_when_it_has_to_stop(tmp_pa
 
 
 def test_second_one_goes_on_when_the_first_has_ended(tmp_path: Path) -> None:
-    with held_elsewhere(tmp_path, 0.3) as process, locked(tmp_path, Stop(10)) as hold:
+    with held_elsewhere(tmp_path, 2) as process, locked(tmp_path, Stop(10)) as hold:
         assert (hold.ours, hold.waited) == (True, True)
         assert process.wait() == 0
 

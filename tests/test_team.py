@@ -1,9 +1,11 @@
 """A teacher trained by two processes, as by one."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -119,3 +121,36 @@ def test_batch_that_cannot_be_shared_out():
 )
 def test_no_part_is_larger_than_asked_for(batch, at_most, size, part):
     assert Team(0, size).part_size(batch, at_most) == part
+
+
+def test_gpus_stay_taken_when_the_process_that_started_the_team_is_killed(folder):
+    said = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(folder)}
+    longer = OPTIONS.model_copy(update={"epochs": 1000})
+    with subprocess.Popen(
+        command(folder, "orphaned", longer), stderr=subprocess.PIPE, text=True, env=said
+    ) as process:
+        assert process.stderr is not None
+        while "epoch 1/" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        team = children(process.pid)
+        process.kill()
+        process.wait()
+        try:
+            assert team
+            assert is_locked(folder / "lowmag-gpus" / "0.lock")
+        finally:
+            for pid in team:
+                os.kill(pid, signal.SIGTERM)
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -315,11 +315,13 @@ def test_killed_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path: Path,
         *("--checkpoint-minutes", "0", "--threads", "1", "--options", QUICK.model_dump_json()),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        give_up = time.monotonic() + 60
+        give_up = time.monotonic() + 300
         while not (killed.state / "checkpoint.pt").exists() and time.monotonic() < give_up:
             time.sleep(0.002)
+        has_saved = (killed.state / "checkpoint.pt").exists()
         os.kill(process.pid, number)
         log = process.communicate()[1]
+    assert has_saved, log
     assert process.returncode == (EXIT_UNFINISHED if number == signal.SIGTERM else -number), log
     assert not killed.out.exists()
     assert train_distilled(killed) == 0

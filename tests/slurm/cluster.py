@@ -21,7 +21,8 @@ from pathlib import Path
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol", "sacct", "sacctmgr", "sshare")
 N_GPUS = 2
-KILL_WAIT_S = 5
+LONGEST_S = 2400  # of a study, far above what it takes: only against waiting for ever
+KILL_WAIT_S = 30  # a step and a save must fit in
 
 # Partition `urgent` preempts jobs of `gpu`. Jobs stay on record for an hour. Four jobs run at once.
 CONFIGURATION = """
@@ -193,7 +194,7 @@ class Cluster:
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=self.folder)
             )
 
-    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline or any(process.poll() is not None for process in self.started):

@@ -9,7 +9,7 @@ import pytest
 from lowmag import cli
 from lowmag.plan import Plan
 
-from tests.slurm.cluster import rule_of
+from tests.slurm.cluster import LONGEST_S, rule_of
 from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
 
 GPU_RULES = {"teacher", "targets", "student", "predictions"}
@@ -44,7 +44,9 @@ def study(cluster, tmp_path_factory) -> StudyFolder:
         cluster.until(lambda: any(study.folder.glob("results/tiles/*.h5")), seconds=600)
         cluster.lose_node()
         cluster.restart_node()
+        give_up = time.monotonic() + LONGEST_S
         while snakemake.poll() is None:
+            assert time.monotonic() < give_up, study.said
             cluster.release()
             time.sleep(0.5)
     assert snakemake.returncode == 0, study.said

@@ -101,7 +101,7 @@ class Siege:
             time.sleep(self.chance.uniform(0, LONGEST_S))
             if snakemake.poll() is None:
                 self.strikes.append(strike(self.chance, snakemake.pid))
-        snakemake.wait(600)
+        snakemake.wait(1800)
         if "--unlock" in self.study.said:
             self.n_unlocked += 1
             assert self.study.snakemake("--unlock", *self.arguments()).returncode == 0

@@ -110,8 +110,8 @@ def _teacher_of_team(args: argparse.Namespace) -> int:
     from lowmag import team
 
     if not team.is_member():
-        gpus.take(args.gpus)
-        return team.run(args.gpus, sys.argv[1:])
+        locks = gpus.take(args.gpus)
+        return team.run(args.gpus, sys.argv[1:], locks)
     args.threads, args.gpus = max(1, args.threads // args.gpus), 1
     if os.environ["RANK"] != "0":
         logging.getLogger().setLevel(logging.WARNING)

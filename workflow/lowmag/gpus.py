@@ -113,5 +113,7 @@ def _folder() -> Path:
 def _open(path: Path) -> int:
     """A file to lock; another user's is opened for reading, which is enough."""
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o644))
+        created = os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o644)
+        os.fchmod(created, 0o644)  # whatever the umask: others open it, too
+        os.close(created)
     return os.open(path, os.O_RDONLY | os.O_NOFOLLOW)

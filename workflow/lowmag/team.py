@@ -7,6 +7,7 @@ the same step. Each holds its own copy of the tiles, and validates on its own.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -130,13 +131,18 @@ def is_member() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def run(n: int, arguments: Sequence[str]) -> int:
-    """Exit status of `lowmag` with some arguments in `n` processes; SIGTERM and SIGINT are passed on."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
-    command += ["--local-addr=127.0.0.1", "-m", "lowmag.cli", *arguments]
+def run(n: int, arguments: Sequence[str], locks: Sequence[int] = ()) -> int:
+    """Exit status of `lowmag` with some arguments in `n` processes; SIGTERM and SIGINT are passed on.
+
+    torchrun inherits `locks`, so that the GPUs stay taken should this process be killed.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}"]
+    # Not --standalone: its way of meeting unpickles what anyone who reaches the port has left there.
+    command += ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0"]
+    command += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "lowmag.cli", *arguments]
     with tempfile.TemporaryDirectory(prefix="lowmag-team") as folder:
         status = Path(folder, "status")
-        process = subprocess.Popen(command, env={**os.environ, STATUS: str(status)})
+        process = subprocess.Popen(command, env={**os.environ, STATUS: str(status)}, pass_fds=locks)
         previous = {
             number: signal.signal(number, lambda number, _: process.send_signal(number))
             for number in (signal.SIGTERM, signal.SIGINT)
@@ -147,3 +153,10 @@ def run(n: int, arguments: Sequence[str]) -> int:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return int(status.read_text(encoding="ascii")) if status.exists() else code
+
+
+def _free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
