@@ -10,9 +10,10 @@ import pytest
 import torch
 import yaml
 from lowmag import config
-from lowmag.config import parse_config, parse_options
+from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.networks import build
+from lowmag.parsing import parse_options
 from lowmag.recipe import Augment, Students, StudentTraining, Teacher
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run

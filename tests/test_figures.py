@@ -4,6 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from lowmag import agreement, evaluate, figures, palette, scores
+from lowmag.scores import FIGURES
 from lowmag.study import Study
 from sklearn.metrics import confusion_matrix
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
@@ -51,7 +52,7 @@ def row(**columns: object) -> scores.Row:
 
 
 def test_every_figure_is_an_svg_whose_text_is_text(drawn: Path) -> None:
-    for name in figures.NAMES:
+    for name in FIGURES:
         root = ElementTree.parse(drawn / f"{name}.svg").getroot()
         assert root.tag.endswith("}svg")
         assert list(root.iter("{http://www.w3.org/2000/svg}text")), name
@@ -61,7 +62,7 @@ def test_the_same_tables_give_the_same_bytes(
     drawn: Path, results: Path, study: Study, tmp_path: Path
 ) -> None:
     figures.write_figures(results / "predictions", results / "evaluation", tmp_path, study)
-    for name in figures.NAMES:
+    for name in FIGURES:
         assert (tmp_path / f"{name}.svg").read_bytes() == (drawn / f"{name}.svg").read_bytes(), name
 
 

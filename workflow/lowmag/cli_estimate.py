@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from lowmag.config import parse_options
     from lowmag.estimate import Wanted, estimate_cohort
     from lowmag.estimate_tables import cohort_table, write_slides_table
+    from lowmag.parsing import parse_options
     from lowmag.sections import Check, Tiles, Tissue
 
     wanted = Wanted(

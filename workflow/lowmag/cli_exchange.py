@@ -68,7 +68,7 @@ def _export(args: argparse.Namespace) -> None:
 
 def _import(args: argparse.Namespace) -> None:
     from lowmag import tiles, tissue
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Tiles, Tissue
 
     _keep(args.out, [args.coords, args.record, args.outline])

@@ -65,7 +65,7 @@ def add_commands(commands) -> None:
 
 
 def _study(args: argparse.Namespace):
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.study import Study
 
     return parse_options(Study, args.study, "--study")
@@ -73,7 +73,8 @@ def _study(args: argparse.Namespace):
 
 def _provenance(args: argparse.Namespace) -> None:
     from lowmag import lineage
-    from lowmag.config import Config, parse_options
+    from lowmag.config import Config
+    from lowmag.parsing import parse_options
 
     config = parse_options(Config, args.config, "--config").model_dump(mode="json", exclude_none=True)
     lineage.write_lineage(args.out, lineage.Made(args.results, config, args.sheet, args.metadata))
@@ -111,7 +112,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _qc(args: argparse.Namespace) -> None:
     from lowmag import qc
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import QC
 
     qc.write_page(args.results, args.out, parse_options(QC, args.options), args.key)

@@ -100,7 +100,7 @@ def add_commands(commands) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     from lowmag import demo
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Demo
 
     options = parse_options(Demo, args.options)
@@ -120,7 +120,7 @@ def _pyramid(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     from lowmag import check
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Check
 
     slide = check.SlideToCheck(args.slide_id, args.path, args.mpp)
@@ -129,8 +129,8 @@ def _inspect(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> int:
     from lowmag import check
-    from lowmag.config import parse_options
     from lowmag.errors import UserError
+    from lowmag.parsing import parse_options
     from lowmag.sections import Check
 
     if not (args.out or args.estimate):
@@ -146,7 +146,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _tissue(args: argparse.Namespace) -> None:
     from lowmag import tissue
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Tissue
 
     options, finder = parse_options(Tissue, args.options), None
@@ -163,7 +163,7 @@ def _tissue(args: argparse.Namespace) -> None:
 
 def _tiles(args: argparse.Namespace) -> None:
     from lowmag import tiles
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Tiles
 
     options = parse_options(Tiles, args.options)
@@ -174,8 +174,8 @@ def _labels(args: argparse.Namespace):
     """What labels the tiles of an annotated slide; None for others, and for one that was rejected."""
     if args.annotations is None:
         return None
-    from lowmag.config import parse_options
     from lowmag.errors import UserError
+    from lowmag.parsing import parse_options
     from lowmag.record import load_record
     from lowmag.sections import Annotations
     from lowmag.tile_labels import TileLabels
@@ -189,7 +189,7 @@ def _labels(args: argparse.Namespace):
 
 def _pictures(args: argparse.Namespace) -> None:
     from lowmag import pictures
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Pictures, Tiles
 
     options, tile_options = (
@@ -201,7 +201,7 @@ def _pictures(args: argparse.Namespace) -> None:
 
 def _splits(args: argparse.Namespace) -> None:
     from lowmag import pictures, slides, splits
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Pictures, Splits
 
     if args.slides:
@@ -218,7 +218,7 @@ def _regions(args: argparse.Namespace, rows):
     """The classes drawn on every annotated slide, by slide id; none without --classes."""
     if not args.classes:
         return {}
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.sections import Annotations
     from lowmag.tile_labels import classes_of_slides
 

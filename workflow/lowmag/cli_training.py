@@ -99,7 +99,7 @@ def _teacher(args: argparse.Namespace) -> int:
         return _teacher_of_team(args)
     gpus.take()
     from lowmag import train
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.recipe import Teacher
 
     return train.train_teacher(_job(args), parse_options(Teacher, args.options))
@@ -121,7 +121,7 @@ def _teacher_of_team(args: argparse.Namespace) -> int:
 def _student(args: argparse.Namespace) -> int:
     gpus.take()
     from lowmag import train
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.recipe import StudentTraining
     from lowmag.terms import Method
 
@@ -134,7 +134,7 @@ def _student(args: argparse.Namespace) -> int:
 def _targets(args: argparse.Namespace) -> None:
     gpus.take()
     from lowmag import targets
-    from lowmag.config import parse_options
+    from lowmag.parsing import parse_options
     from lowmag.study import TargetOptions
 
     targets.write_targets(

@@ -4,16 +4,16 @@ The same sections are what the commands take as `--options` (JSON), so that a ru
 slice it depends on. `workflow/schemas/config.schema.json` is exported from here (`lowmag schema`).
 """
 
-import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from lowmag.errors import UserError
+from lowmag.compute import SNAKEMAKE_MB, Compute
 from lowmag.magnification import mpp_of, name_of
 from lowmag.names import REPEATED, problem_of_name
+from lowmag.parsing import line_of, validated
 from lowmag.recipe import (
     OWN_NETWORKS,
     Architecture,
@@ -28,51 +28,6 @@ from lowmag.study import Evaluation, Study, TargetOptions
 from lowmag.terms import LAST_STAGE, Method
 
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
-
-
-SNAKEMAKE_MB = 1000  # what Snakemake itself may take within a job
-
-
-class Job(Section):
-    """What a job of one kind asks for; changing it reruns nothing."""
-
-    threads: int = Field(default=2, ge=1, description="CPU threads")
-    mem_mb: int = Field(default=8000, ge=500, description="memory, megabytes")
-    runtime: int = Field(
-        default=720, ge=1, description="time limit, minutes; training saves and stops before it"
-    )
-
-
-class SlideJob(Job):
-    threads: int = Field(default=1, description="CPU threads; a slide is read by one")
-    mem_mb: int = Field(default=2000, ge=500, description="memory, megabytes")
-    runtime: int = Field(default=60, ge=1, description="time limit, minutes")
-
-    @field_validator("threads")
-    @classmethod
-    def _one(cls, threads: int) -> int:
-        if threads != 1:
-            raise ValueError("a slide is read by one thread; snakemake --cores reads several slides at once")
-        return threads
-
-
-class ChunkJob(Job):
-    slides: int = Field(default=50, ge=1, description="slides that one job takes, count")
-    threads: int = Field(default=1, ge=1, description="slides at once, one CPU thread each")
-    mem_mb: int = Field(
-        default=3000, ge=1000, description="memory, megabytes; compute.slide for each, and 1000"
-    )
-
-
-class Compute(Section):
-    slide: SlideJob = SlideJob()
-    chunk: ChunkJob = ChunkJob()
-    teacher: Job = Job()
-    targets: Job = Job(runtime=120)
-    students: Job = Job()
-    predictions: Job = Job(runtime=120)
-
-
 DEFAULT_METHODS: dict[str, Any] = {
     "labels-only": {"cross_entropy": 1},
     "dipalma2021": {
@@ -156,7 +111,7 @@ class Config(Section):
             try:
                 self.student_training(name)
             except ValidationError as error:
-                problems = "; ".join(_line(problem).strip() for problem in error.errors())
+                problems = "; ".join(line_of(problem).strip() for problem in error.errors())
                 raise ValueError(f"methods.{name}.training: {problems}") from error
         return self
 
@@ -407,12 +362,9 @@ class Config(Section):
         )
 
 
-SectionType = TypeVar("SectionType", bound=BaseModel)
-
-
 def parse_config(content: dict[str, Any]) -> Config:
     """The validated config of a study; raises UserError with one line per problem."""
-    return _validated(Config, _from_command_line(content), "config")
+    return validated(Config, _from_command_line(content), "config")
 
 
 def _from_command_line(content: Any, key: str = "") -> Any:
@@ -437,33 +389,6 @@ def _number_or_text(text: str) -> int | float | str:
     return text
 
 
-def parse_options(section: type[SectionType], text: str | None, option: str = "--options") -> SectionType:
-    """A section from the JSON of an option of a command, or its defaults when there is none."""
-    try:
-        content = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{option} is not JSON ({error}); expected an object such as '{{}}'") from error
-    return _validated(section, content, option)
-
-
 def schema() -> dict[str, Any]:
     """JSON Schema of `config.yaml`."""
     return Config.model_json_schema()
-
-
-def _validated(model: type[SectionType], content: Any, source: str) -> SectionType:
-    try:
-        return model.model_validate(content)
-    except ValidationError as error:
-        lines = [_line(problem) for problem in error.errors()]
-        raise UserError(f"{source} is not valid:\n" + "\n".join(lines)) from error
-
-
-def _line(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "(whole)"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = problem.get("input")
-    shown = "" if isinstance(found, dict | BaseModel) else f", found {found!r}"
-    if problem["type"] == "extra_forbidden":
-        return f"  {key}: unknown key{shown}; see config.yaml for the keys there are"
-    return f"  {key}: {message}{shown}"

@@ -55,7 +55,6 @@ def write_crate(results: Path, out: Path, title: str, licence: str) -> None:
     names = ["provenance.json", *(name for name in lineage["outputs"] if name not in LEFT_OUT)]
     files = [_add(crate, results, name, lineage["outputs"].get(name)) for name in names]
     tool = {"@type": "SoftwareApplication", "name": "lowmag", "softwareVersion": __version__}
-    tool["url"] = f"https://pypi.org/project/lowmag/{__version__}/"
     crate.root_dataset["mentions"] = crate.add(
         _action(crate, lineage, files, crate.add(ContextEntity(crate, "#lowmag", tool)))
     )

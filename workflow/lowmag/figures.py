@@ -46,21 +46,13 @@ from lowmag.scores import (
 )
 from lowmag.study import Study
 
-NAMES = (
-    "accuracy_magnification",
-    "accuracy_cost",
-    "accuracy_compute",
-    "unlabelled_share",
-    "confusion",
-    "calibration",
-)
 FRONT_COLOUR = "#888888"
 RING_COLOUR = "#555555"
 CALIBRATED_MAGNIFICATIONS = 2
 
 
 def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) -> None:
-    """Draw every figure of NAMES into the folder `out`; the same tables give the same bytes."""
+    """Draw every figure of FIGURES into the folder `out`; the same tables give the same bytes."""
     metrics, cost, comparisons = (
         read_table(evaluation / f"{name}.tsv") for name in ("metrics", "cost", "comparisons")
     )

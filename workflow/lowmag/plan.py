@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lowmag import demo, pictures, slides
-from lowmag.config import Config, Job, parse_config
+from lowmag.compute import Job
+from lowmag.config import Config, parse_config
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.magnification import name_of

@@ -25,18 +25,10 @@ from lowmag.result_tables import (
     how_low_table,
     score_table,
 )
-from lowmag.scores import LABELS_ONLY, has_reading, levels_of, read_table
+from lowmag.scores import FIGURES, LABELS_ONLY, has_reading, levels_of, read_table
 from lowmag.study import Study
 from lowmag.wording import count, whole
 
-FIGURES = (
-    "accuracy_magnification",
-    "accuracy_cost",
-    "accuracy_compute",
-    "unlabelled_share",
-    "confusion",
-    "calibration",
-)
 GALLERY_PX = 1290
 
 

@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+# The figures of a study, each an SVG of this name; the rules read the list, too.
+FIGURES = (
+    "accuracy_magnification",
+    "accuracy_cost",
+    "accuracy_compute",
+    "unlabelled_share",
+    "confusion",
+    "calibration",
+)
 HEADLINE = "balanced_accuracy"
 TEACHER, LABELS_ONLY = "teacher", "labels-only"
 LEVELS = ("tile", "slide")

@@ -14,6 +14,7 @@ from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.plan import Plan
 from lowmag.publish import write_json
+from lowmag.scores import FIGURES
 from lowmag.study import Run
 
 try:
@@ -24,14 +25,6 @@ except UserError as problem:
 
 OUT = plan.outdir
 CHUNK_CONFIG = f"{OUT}/state/config.json"
-FIGURES = [
-    "accuracy_magnification",
-    "accuracy_cost",
-    "accuracy_compute",
-    "unlabelled_share",
-    "confusion",
-    "calibration",
-]
 STUDENT_MAGNIFICATIONS = plan.student_names()
 
 
