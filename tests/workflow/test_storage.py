@@ -17,8 +17,8 @@ from lowmag.store import TileFile
 
 from tests.workflow.study_folder import TINY, StudyFolder
 
-boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install 'lowmag[cloud]'")
-pytest.importorskip("moto.server", reason="moto is not installed: pip install 'lowmag[test]'")
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install -e '.[cloud]'")
+pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[test]'")
 pytest.importorskip("snakemake_storage_plugin_s3", reason="the storage plugin for s3 is not installed")
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
 TILES = ["results/tiles/D001.h5"]

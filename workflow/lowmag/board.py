@@ -30,7 +30,7 @@ class Board:
         except ImportError as error:
             raise UserError(
                 f"tensorboard is asked for, but cannot be imported ({error}); install it "
-                "(uv sync --extra tensorboard, or pip install 'lowmag[tensorboard]'), or leave the option out"
+                "(uv sync --extra tensorboard, or pip install -e '.[tensorboard]'), or leave the option out"
             ) from error
 
     def start(self, steps_done: int) -> None:

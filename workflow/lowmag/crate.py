@@ -42,7 +42,7 @@ def write_crate(results: Path, out: Path, title: str, licence: str) -> None:
         from rocrate.rocrate import ROCrate
     except ImportError as error:
         raise UserError(
-            "an RO-Crate needs rocrate, which is not installed; pip install 'lowmag[crate]'"
+            "an RO-Crate needs rocrate, which is not installed; pip install -e '.[crate]'"
         ) from error
     lineage = _lineage(results, out)
     crate = ROCrate(version="1.1")  # what the profile is built on

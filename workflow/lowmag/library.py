@@ -103,7 +103,7 @@ def check_installed(model: str) -> None:
     if importlib.util.find_spec(library) is None:
         raise UserError(
             f"model {model} needs {library}, which is not installed; run `uv sync --extra {library}`, or "
-            f"`pip install 'lowmag[{library}]'`"
+            f"`pip install -e '.[{library}]'`"
         )
 
 

@@ -123,7 +123,7 @@ def _load_onnx(path: Path) -> Segmenter:
     except ImportError as error:
         raise UserError(
             f"tissue.model: {path.name} needs onnxruntime, which is not installed; "
-            "pip install 'lowmag[segment]', or export the network to TorchScript"
+            "pip install -e '.[segment]', or export the network to TorchScript"
         ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
