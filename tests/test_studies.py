@@ -1,0 +1,38 @@
+"""Ready-made studies that answer one question each: what their runs differ by."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from snakemake.common.configfile import load_configfile
+from snakemake.utils import update_config
+
+from lowmag.config import parse_config
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def added_to_the_demo(study: str) -> Any:
+    """The config that Snakemake makes of the demo's and a study's, read by its own loader."""
+    content: dict[str, Any] = {}
+    for name in ("config.yaml", f"workflow/studies/{study}.yaml"):
+        update_config(content, load_configfile(str(REPOSITORY / name)))
+    return parse_config(content)
+
+
+@pytest.mark.parametrize(("magnification", "cells"), [(2.5, [2, 4, 8]), (1.25, [1, 2, 4])])
+def test_the_attention_study_differs_by_the_term_alone_on_maps_of_three_sizes(magnification, cells):
+    study = added_to_the_demo("attention_by_map")
+    grids = set()
+    for stride in (8, 16, 32):
+        plain, attention = (study.methods[f"{name}-{stride}"] for name in ("plain", "attention"))
+        assert attention.attention is not None
+        assert attention.model_copy(update={"attention": None}) == plain
+        grids.add(study.target_options().grids[study.targets_name(f"attention-{stride}", magnification)])
+    assert sorted(grids) == cells
+    assert len(study.methods) == 6
+
+
+def test_the_share_study_gives_every_distilled_method_four_shares():
+    study = added_to_the_demo("unlabelled_shares").study(["a", "b"])
+    assert [len(study.shares(name)) for name in study.methods] == [1, 4, 4, 4, 4]
