@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lowmag.config import parse_config
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
-
-from lowmag.config import parse_config
 
 REPOSITORY = Path(__file__).parents[1]
 
