@@ -87,6 +87,8 @@ def is_firm(summary: Content) -> bool:
 
 def saving(student: Content, teacher: Content, teacher_name: str) -> str:
     """The sentence on what the student saves."""
+    if student["compute_saving"] is None:
+        return "What the teacher's network costs is not known: its features were computed elsewhere."
     compute = _amount(student["compute_saving"], "computation")
     than = "as" if compute.startswith("about") else "than"
     text = f"It needs {compute} {than} the {teacher_name}"

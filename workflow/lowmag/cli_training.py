@@ -49,6 +49,9 @@ def add_commands(commands) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of tiles.parquet, slides.parquet, cost.json"
     )
+    parser.add_argument(
+        "--features", type=Path, help="folder of features, of a teacher that is a head on them"
+    )
     parser.add_argument("--threads", type=int, default=2)
 
 
@@ -98,11 +101,14 @@ def _teacher(args: argparse.Namespace) -> int:
     if args.gpus > 1:
         return _teacher_of_team(args)
     gpus.take()
-    from lowmag import train
+    from lowmag import feature_teacher, train
     from lowmag.parsing import parse_options
     from lowmag.recipe import Teacher
 
-    return train.train_teacher(_job(args), parse_options(Teacher, args.options))
+    options = parse_options(Teacher, args.options)
+    if options.features:
+        return feature_teacher.train_feature_teacher(_job(args), options)
+    return train.train_teacher(_job(args), options)
 
 
 def _teacher_of_team(args: argparse.Namespace) -> int:
@@ -151,4 +157,4 @@ def _predict(args: argparse.Namespace) -> None:
     gpus.take()
     from lowmag import predict
 
-    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads)
+    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads, args.features)

@@ -187,6 +187,28 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _served_by_features(self) -> "Config":
+        if self.teacher.features is None:
+            return self
+        if self.tiles.unit == "section":
+            raise ValueError("teacher.features: patches are matched with tiles: set tiles.unit: tile")
+        for name, method in self.methods.items():
+            training = self.student_training(name)
+            if names := method.needing_maps:
+                raise ValueError(
+                    f"method {name}: teacher.features gives one vector per tile and no maps, but "
+                    f"{', '.join(names)} compares maps or the same network: take soft_labels, decoupled, "
+                    "correlation, relational, or cosine with projector: linear and local: 0"
+                )
+            if method.needs_teacher and training.targets == "online":
+                raise ValueError(
+                    f"method {name}: teacher.features are of unchanged tiles: set targets: cached"
+                )
+            if training.initial == "teacher":
+                raise ValueError(f"method {name}: a teacher on features has no network: set initial: noise")
+        return self
+
+    @model_validator(mode="after")
     def _known_stages(self) -> "Config":
         earlier = [
             name for name, m in self.methods.items() if m.attention and m.attention.stage != LAST_STAGE
@@ -340,6 +362,10 @@ class Config(Section):
                     earlier.setdefault(term.form, {})[name] = cells
         trainings = [self.student_training(m) for m, terms in self.methods.items() if terms.needs_teacher]
         views = max((t.augment.n_views for t in trainings if t.targets == "cached"), default=1)
+        if self.teacher.features:
+            return TargetOptions(
+                grids=dict.fromkeys(grids, 1), resizes=["area"], views=1, features=self.teacher.features
+            )
         # Every form, whatever the methods: one more or less of them then retrains no other. But for earlier
         # stages, which are costly and hardly ever asked for.
         return TargetOptions.model_validate(

@@ -57,14 +57,18 @@ def cost_rows(
             alike = (group.role, group.magnification, *(record[name] for name in ALIKE))
             records[alike].append(record)
             methods[alike][group.method] = None
-    _warn_of_mixed_conditions([record for of_row in records.values() for record in of_row])
+    timed = [r for of_row in records.values() for r in of_row if r["tiles_per_s"] is not None]
+    _warn_of_mixed_conditions(timed)
     rows: list[dict[str, Any]] = []
     for alike in sorted(records, key=_teacher_first_then_down):
         (role, magnification), of_row = alike[:2], records[alike]
-        tiles_per_s = median(record["tiles_per_s"] for record in of_row)
-        mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
         row = dict.fromkeys(COLUMNS) | {name: of_row[0][name] for name in ALIKE}
         row |= {"role": role, "magnification": magnification, "methods": ", ".join(methods[alike])}
+        rows.append(row)
+        if of_row[0]["tiles_per_s"] is None:  # a head on features: what computed them is not counted
+            continue
+        tiles_per_s = median(record["tiles_per_s"] for record in of_row)
+        mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
         row |= {"tiles_per_s": tiles_per_s, "mm2_per_s": tiles_per_s * mm2_per_tile}
         if seconds_per_mm2:
             read = tiles_per_slide * mm2_per_tile * _at(magnification, seconds_per_mm2)
@@ -74,13 +78,12 @@ def cost_rows(
         if bytes_per_mm2:
             of_slide = tiles_per_slide * mm2_per_tile * _at(magnification, bytes_per_mm2)
             row |= {"read_mb_per_slide": of_slide / 1e6}
-        rows.append(row)
     return [row | _savings(row, rows[0]) for row in rows]
 
 
 def _teacher_first_then_down(alike: Alike) -> tuple[Any, ...]:
     """Its place in the table: high magnifications before low ones, and at each the cheapest network first."""
-    return alike[0] != TEACHER, -alike[1], alike[-1]
+    return alike[0] != TEACHER, -alike[1], alike[-1] or 0
 
 
 def _records(predictions: Path, group: Group, study: Study) -> list[dict[str, Any]]:
@@ -128,7 +131,9 @@ def _at(magnification: float, seconds_per_mm2: dict[float, float]) -> float:
 
 
 def _savings(row: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float | None]:
-    """How many times the teacher's compute, bytes and time a row needs less."""
+    """How many times the teacher's compute, bytes and time a row needs less; None where not known."""
+    if teacher["tiles_per_s"] is None:
+        return {"compute_saving": None, "bytes_saving": None, "time_saving": None}
     time_saving = row["mm2_per_s"] / teacher["mm2_per_s"]
     if row["seconds_per_slide"] is not None:
         time_saving = teacher["seconds_per_slide"] / row["seconds_per_slide"]

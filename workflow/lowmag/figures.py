@@ -173,8 +173,10 @@ def _accuracy_against(
     drawn = series_of(study)
     for level, axes in zip(levels, panels, strict=True):
         teacher, students = headline(metrics, level, TEACHER), headline(metrics, level, "student")
-        points = [(prices[TEACHER, study.teacher], teacher[0]["value"])]
-        axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
+        points = []
+        if (TEACHER, study.teacher) in prices:
+            points = [(prices[TEACHER, study.teacher], teacher[0]["value"])]
+            axes.errorbar(*points[0], _arms(teacher), fmt="*", ms=11, color=TEACHER_COLOUR, elinewidth=1)
         for series, shift in zip(drawn, dodges(len(drawn), 0.04 * len(drawn)), strict=True):
             rows = pick(students, method=series.method, unlabelled=series.share)
             x = np.array([prices[series.method, row["magnification"]] for row in rows])

@@ -21,7 +21,7 @@ from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.magnification import name_of
 from lowmag.models import ModelSpec
-from lowmag.networks import Network
+from lowmag.networks import FEATURES_MODEL, Network
 from lowmag.palette import COLOURS, STYLE, WIDTH_IN
 from lowmag.publish import publishing
 from lowmag.splits import read_splits
@@ -66,6 +66,8 @@ def write_gallery(teacher: Path, students: Sequence[Path], tiles: Path, splits: 
     """
     viewers = [Viewer(*models.load_model(path)) for path in [teacher, *students]]
     viewers[1:] = sorted(viewers[1:], key=lambda viewer: -viewer.spec.magnification)
+    if viewers[0].spec.model == FEATURES_MODEL:  # it sees no tiles: its features were computed elsewhere
+        viewers = viewers[1:]
     classes = viewers[0].spec.classes
     index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "test"], classes)
     if not (index.usable & (index.labels >= 0)).any():

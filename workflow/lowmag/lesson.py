@@ -23,7 +23,7 @@ from lowmag.models import ModelSpec, begin_from
 from lowmag.networks import Network, build, map_cells
 from lowmag.optimizer import Adam
 from lowmag.projectors import build_projectors
-from lowmag.recipe import StudentTraining, grid_cells, is_file
+from lowmag.recipe import StudentTraining, Training, grid_cells, is_file
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
@@ -230,7 +230,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def described_options(options: StudentTraining) -> dict[str, object]:
+def described_options(options: Training) -> dict[str, object]:
     """The options as plain values, initial weights by name and content in place of their path."""
     content = options.model_dump()
     if options.weights and is_file(options.weights):

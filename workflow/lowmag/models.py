@@ -16,7 +16,7 @@ from torch.nn import functional
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.magnification import mpp_of
-from lowmag.networks import Network, build
+from lowmag.networks import FEATURES_MODEL, Network, build, build_on_features
 from lowmag.publish import publishing
 from lowmag.recipe import Architecture
 
@@ -111,9 +111,12 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
     Raises UserError when the file is not one that `save_model` wrote.
     """
     spec = read_spec(path)
-    architecture = Architecture(model=spec.model, stride=spec.stride)
-    network = build(architecture, len(spec.classes), spec.network_px)
     weights = load_file(path)
+    if spec.model == FEATURES_MODEL:
+        network = build_on_features(weights["head.weight"].shape[-1], len(spec.classes))
+    else:
+        architecture = Architecture(model=spec.model, stride=spec.stride)
+        network = build(architecture, len(spec.classes), spec.network_px)
     check_fit(weights, network.state_dict(), path, "train it again")
     network.load_state_dict(weights)
     return network.eval(), spec

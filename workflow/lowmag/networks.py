@@ -15,6 +15,8 @@ from lowmag.initial_weights import load_initial
 from lowmag.library import LibraryBackbone, library_backbone
 from lowmag.recipe import Architecture, grid_cells, is_library
 
+FEATURES_MODEL = "features"  # of a teacher on features that are computed already
+
 
 class Network(nn.Module):
     """Backbone, mean over the map, linear head: `forward` gives (features (N, C, h, w), logits (N, K))."""
@@ -32,6 +34,24 @@ class Network(nn.Module):
         """Logits (N, K) of a last map (N, C, h, w)."""
         # A mean, not AdaptiveAvgPool2d: that one has no deterministic backward on a GPU.
         return self.head(features.mean((2, 3)))
+
+
+class FeatureBackbone(nn.Module):
+    """Features of another program, (N, D, 1, 1), standardised per channel: a map of one cell."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("std", std.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean, std = (self.get_buffer(name)[:, None, None] for name in ("mean", "std"))
+        return (x - mean) / std
+
+
+def build_on_features(channels: int, n_classes: int) -> Network:
+    """A linear head on features of so many channels, before its weights are put in."""
+    return Network(FeatureBackbone(torch.zeros(channels), torch.ones(channels)), channels, n_classes)
 
 
 def build(architecture: Architecture, n_classes: int, px: int | None = None) -> Network:

@@ -71,6 +71,11 @@ class Plan:
         ):
             if file and is_file(file) and not Path(file).is_file():
                 raise UserError(f"{key}: there is no file {file}; correct the path or set it to null")
+        if self.config.teacher.features and not any(Path(self.config.teacher.features).glob("*.h5")):
+            raise UserError(
+                f"teacher.features: there are no *.h5 in {self.config.teacher.features}; give the folder of "
+                "features that TRIDENT or CLAM wrote, or set it to null"
+            )
         if self.config.tissue.model:
             require_trust(self.config.tissue.model, self.config.tissue.model_sha256)
         if self.from_pictures:
@@ -311,6 +316,19 @@ class Plan:
     def teacher_weights(self) -> str:
         """Digest of the file of the teacher's initial weights; empty where there is none."""
         return _digest(self.config.teacher.weights)
+
+    def teacher_code(self) -> str:
+        """Fingerprint of the code that trains the teacher."""
+        return self.code("feature_teacher" if self.config.teacher.features else "train")
+
+    @cached_property
+    def features(self) -> str:
+        """Digest of the names, sizes and times of the files of features; empty where there are none."""
+        if not self.config.teacher.features:
+            return ""
+        files = sorted(Path(self.config.teacher.features).glob("*.h5"))
+        found = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(_compact(found).encode()).hexdigest()[:16]
 
     @cached_property
     def tissue_model(self) -> str:

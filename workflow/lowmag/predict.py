@@ -16,7 +16,8 @@ from lowmag.device import device_name, expect_any_size, inference_batch, pick_de
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.models import ModelSpec, load_model, prepare
-from lowmag.networks import Network, count_gmac, count_parameters
+from lowmag.networks import FEATURES_MODEL, Network, count_gmac, count_parameters
+from lowmag.patch_features import features_of_tiles
 from lowmag.publish import publishing, write_json
 from lowmag.splits import read_splits
 
@@ -27,12 +28,15 @@ TIMED_AT_LEAST = 3
 logger = logging.getLogger(__name__)
 
 
-def write_predictions(model: Path, tiles: Path, splits: Path, out: Path, threads: int) -> None:
+def write_predictions(
+    model: Path, tiles: Path, splits: Path, out: Path, threads: int, features: Path | None = None
+) -> None:
     """Write tiles.parquet, slides.parquet and cost.json into `out`, each atomically.
 
     Labelled tiles of the val and test slides in the order of splits.csv, bad tiles left out. A slide's
     probabilities are the mean of its tiles'; slides whose tiles have several labels (pictures) have tile rows
-    only. Raises UserError when there is no such tile.
+    only. A head on features is given those of the folder `features`; what the network before it costs is not
+    known. Raises UserError when there is no such tile.
     """
     network, spec = load_model(model)
     device = pick_device(threads)
@@ -44,11 +48,40 @@ def write_predictions(model: Path, tiles: Path, splits: Path, out: Path, threads
         raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
     if index.unit == "section":
         expect_any_size()
-    bank = Bank(index, ids, spec.magnification, device, threads=threads)
-    probabilities = predict_tiles(network, spec, bank)
+    if spec.model == FEATURES_MODEL:
+        probabilities, price = _of_features(network, index, ids, features), _unknown_cost(spec, threads)
+    else:
+        bank = Bank(index, ids, spec.magnification, device, threads=threads)
+        probabilities = predict_tiles(network, spec, bank)
+        price = cost(network, spec, timed_pictures(spec, bank), threads)
     _write_table(out / "tiles.parquet", _tile_columns(index, ids, spec, probabilities))
     _write_table(out / "slides.parquet", _slide_columns(index, ids, spec, probabilities))
-    write_json(out / "cost.json", cost(network, spec, timed_pictures(spec, bank), threads))
+    write_json(out / "cost.json", price)
+
+
+@torch.inference_mode()
+def _of_features(network: Network, index: TileIndex, ids: np.ndarray, folder: Path | None) -> np.ndarray:
+    if folder is None:
+        raise UserError("the model is a head on features computed elsewhere; give their folder as --features")
+    features = torch.from_numpy(features_of_tiles(folder, index)[ids])
+    device = next(network.parameters()).device
+    return network(features[..., None, None].to(device))[1].softmax(1).cpu().numpy()
+
+
+def _unknown_cost(spec: ModelSpec, threads: int) -> dict[str, Any]:
+    """The record of a model whose network ran elsewhere: nothing of it is counted or timed."""
+    unknown = ("parameters", "gmac_per_tile", "gmac_per_mm2", "tiles_per_s")
+    return dict.fromkeys(unknown) | {
+        "tile_px": spec.tile_px,
+        "magnification": spec.magnification,
+        "model": spec.model,
+        "stride": spec.stride,
+        "input": spec.input,
+        "device": device_name(torch.device("cpu")),
+        "threads": threads,
+        "batch_size": 0,
+        "n_timed": 0,
+    }
 
 
 @torch.inference_mode()

@@ -1,6 +1,7 @@
 """Sections of the config about training: networks, schedules, augmentation."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -203,6 +204,12 @@ class Teacher(Training):
         description="what a teacher must be on validation tiles, or the study stops: better than chance by a "
         "permutation test of patients, where there are enough of them to tell",
     )
+    features: str | None = Field(
+        default=None,
+        description="folder of {slide_id}.h5 with features that TRIDENT or CLAM computed: a linear head on "
+        "them is the teacher, in place of a network",
+    )
+
     gpus: int = Field(
         default=1,
         ge=1,
@@ -215,6 +222,12 @@ class Teacher(Training):
         if self.batch_size % self.gpus:
             raise ValueError(f"batch_size {self.batch_size} is not a whole multiple of gpus {self.gpus}")
         return self
+
+    @property
+    def features_folder(self) -> Path:
+        """The folder of features."""
+        assert self.features is not None, "asked only where features are given"
+        return Path(self.features)
 
 
 class StudentTraining(Training):

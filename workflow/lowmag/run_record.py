@@ -56,15 +56,17 @@ def write_run(path: Path, lesson: Lesson, *, epoch: int, seconds: float, session
         "tiles_sha256": lesson.bank.index.identity,
         "data": _data(lesson),
         "code": code_fingerprint("train"),
-        "versions": {
-            "lowmag": __version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
+        "versions": versions(),
         "device": device_name(lesson.device),
         "threads": task.job.threads,
     }
     write_json(path, content)
+
+
+def versions() -> dict[str, str]:
+    """What a model was made with: this package, Python, and those it rests on."""
+    found = {name: version(name) for name in PACKAGES}
+    return {"lowmag": __version__, "python": platform.python_version(), **found}
 
 
 def is_written(out: Path, lesson: Lesson) -> bool:
@@ -81,12 +83,13 @@ def _data(lesson: Lesson) -> dict[str, dict[str, int]]:
     """Tiles, slides and patients that were used, by split."""
     train, validation = lesson.bank.index, lesson.validation.index
     return {
-        "train_labelled": _counts(train, lesson.pool.labelled),
-        "train_unlabelled": _counts(train, lesson.pool.unlabelled),
-        "val": _counts(validation, lesson.validation.ids),
+        "train_labelled": counts_of(train, lesson.pool.labelled),
+        "train_unlabelled": counts_of(train, lesson.pool.unlabelled),
+        "val": counts_of(validation, lesson.validation.ids),
     }
 
 
-def _counts(index: TileIndex, ids: np.ndarray) -> dict[str, int]:
+def counts_of(index: TileIndex, ids: np.ndarray) -> dict[str, int]:
+    """Number of tiles, and of the slides and patients they come from."""
     slides = np.unique(index.slide[ids])
     return {"tiles": len(ids), "slides": len(slides), "patients": len(index.patients(ids))}

@@ -90,6 +90,7 @@ def measured_seconds(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
         (method, row["magnification"]): row["seconds_per_slide"] if per_slide else 1 / row["mm2_per_s"]
         for row in cost
         for method in row["methods"].split(", ")
+        if math.isfinite(row["mm2_per_s"])  # a teacher on features computed elsewhere has no measured cost
     }
 
 

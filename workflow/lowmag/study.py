@@ -58,6 +58,9 @@ class TargetOptions(Section):
     grids: dict[str, int] = Field(
         default={}, description="cells per edge of the student's last map, by magnification name (1.25x)"
     )
+    features: str | None = Field(
+        default=None, description="folder of the features that the teacher's head is on, in place of pictures"
+    )
     measured: dict[str, MeasuredGrid] = Field(
         default={}, description="networks whose grid is not known before they are there, by the same names"
     )

@@ -11,6 +11,9 @@ views in the numbering of `augment`, K classes, C channels, h x h cells:
   `attention/{inside|outside} (N, V, K, h, h) float16`, and of earlier stages, on the student's grid there,
   `attention/{inside|outside}{-2|-3}` where a method asks for them.
 
+Of a teacher on features computed elsewhere: `logits (N, 1, K)`, `features/area (N, 1, D, 1, 1)` and the root
+attribute `every_view`: the one view stored is what is said of all 8.
+
 Arrays are contiguous, so that a tile's view is one read at a known place of the file.
 
 Of sections `grid` is 0, `cells (N, 2) int64` holds rows and columns of each (`cells-2`, `cells-3` at earlier
@@ -42,6 +45,8 @@ CELLS = cells_name(LAST_STAGE)
 SCHEMA = "lowmag-targets"
 SCHEMA_VERSION = 2
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU; tiles and network have the rest
+EVERY_VIEW = "every_view"
+N_VIEWS = 8
 CURE = "delete it and rerun `lowmag targets`"
 Stored = dict[str, Tensor]  # by the name of the dataset, for some tiles (n, ...)
 
@@ -73,7 +78,12 @@ class Targets:
     @property
     def n_views(self) -> int:
         """Views of every tile, the first so many in the numbering of `augment`."""
-        return int(self.attributes["views"])
+        return N_VIEWS if self.holds_every_view else int(self.attributes["views"])
+
+    @property
+    def holds_every_view(self) -> bool:
+        """Whether the one view stored, a map of one cell, is what is said of every view."""
+        return bool(self.attributes.get(EVERY_VIEW, False))
 
     @property
     def teacher_sha256(self) -> str:
@@ -97,6 +107,7 @@ class Targets:
         number of them will do.
         """
         grid = int(self.attributes["grid"]) if self._cells is None else self._cells
+        cells = None if self.holds_every_view else cells
         slides = [(s.slide_id, int(n)) for s, n in zip(index.slides, index.counts, strict=True)]
         expected = {
             "classes": list(spec.classes),
@@ -165,6 +176,8 @@ class Targets:
         return SectionMaps(array, cells, int(channels), self.n_views)
 
     def _fetch(self, ids: Tensor, views: Tensor) -> Stored:
+        if self.holds_every_view:
+            views = torch.zeros_like(views)
         if self._resident:
             return {name: array[ids, views] for name, array in self._arrays.items()}
         picked = {name: _picked(array, ids, views) for name, array in self._arrays.items()}

@@ -18,19 +18,22 @@ from lowmag.device import expect_any_size, inference_batch, memory_format, pick_
 from lowmag.errors import UserError
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
+from lowmag.losses import NO_LABEL
 from lowmag.magnification import factor_between
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec, prepare, weights_sha256
-from lowmag.networks import Network, build, map_cells
+from lowmag.networks import FEATURES_MODEL, Network, build, map_cells
+from lowmag.patch_features import features_of_tiles
 from lowmag.recipe import Architecture
 from lowmag.section_maps import cells_name, section_cells, stage_of, store_maps
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
-from lowmag.target_file import SCHEMA, SCHEMA_VERSION
+from lowmag.target_file import EVERY_VIEW, SCHEMA, SCHEMA_VERSION
 from lowmag.teaching import Asked, Wish, load_teacher, say
 from lowmag.terms import HEAD, LAST_STAGE, earlier_form
 
 LOG_EVERY_S = 10.0
+FEATURES_AT_ONCE = 4096
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,9 @@ def write_targets(
     index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], spec.classes)
     if index.n == 0:
         raise UserError(f"the train slides of {splits} have no tiles; see results/check.tsv and the overlays")
+    if spec.model == FEATURES_MODEL:
+        _write_from_features(network, index, out, options, weights_sha256(teacher), spec)
+        return
     # Every tile is used once, so there is nothing to gain from holding them.
     bank = Bank(index, np.arange(index.n), spec.magnification, device, threads=threads, place="files")
     digest = weights_sha256(teacher)
@@ -59,6 +65,29 @@ def write_targets(
         _write_behind(files, _said(network, spec, bank, options), index.n)
         for name, file in files.items():
             _store_head(file, network)
+            _finish(file, name, spec, options, digest)
+
+
+@torch.inference_mode()
+def _write_from_features(
+    network: Network, index: TileIndex, out: Path, options: TargetOptions, digest: str, spec: ModelSpec
+) -> None:
+    """Write what a head on features says: logits and a map of one cell, which hold for every view."""
+    if options.features is None:
+        raise UserError("the teacher is a head on features; give their folder as `features` in the options")
+    features = torch.from_numpy(features_of_tiles(Path(options.features), index))
+    device = next(network.parameters()).device
+    with ExitStack() as stack:
+        files = {name: _create(stack, out / f"{name}.h5", index, options) for name in options.grids}
+        for start in range(0, index.n, FEATURES_AT_ONCE):
+            maps, logits = network(features[start : start + FEATURES_AT_ONCE, :, None, None].to(device))
+            labels = logits.new_full((len(logits),), NO_LABEL, dtype=torch.long)
+            said = TargetsBatch(labels, logits.float(), {"area": maps})
+            for file in files.values():
+                _write(file, start, [said], index.n)
+        for name, file in files.items():
+            _store_head(file, network)
+            file.attrs[EVERY_VIEW] = True
             _finish(file, name, spec, options, digest)
 
 

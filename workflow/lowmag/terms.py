@@ -250,6 +250,13 @@ class Cosine(Term):
         return self.projector == "linear"
 
 
+def _takes_vectors(term: Term) -> bool:
+    """Whether a teacher's logits and mean features are all that a term compares with."""
+    if isinstance(term, Cosine):
+        return term.has_projector and not term.local
+    return isinstance(term, Relational) or term.reads == (LOGITS,)
+
+
 def _allow_bare_weights(schema: dict[str, Any]) -> None:
     for name, term in schema["properties"].items():
         if name == "training":
@@ -309,6 +316,11 @@ class Method(Section):
     def reads_maps(self) -> bool:
         """Whether any term compares maps, so that the targets must be on the student's grid."""
         return any(name.startswith((FEATURES, ATTENTION)) for name in self.reads)
+
+    @property
+    def needing_maps(self) -> list[str]:
+        """Names of the terms that a teacher of one vector per tile, on features, does not serve."""
+        return [name for name, term in self.terms.items() if term.reads and not _takes_vectors(term)]
 
     @property
     def needs_teacher(self) -> bool:

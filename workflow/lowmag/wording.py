@@ -34,8 +34,10 @@ def three_digits(value: float | None) -> str:
     return f"{value:.2g}" if "e" in shown else shown
 
 
-def whole(value: float) -> str:
+def whole(value: float | None) -> str:
     """A whole number with its thousands set apart."""
+    if value is None or not math.isfinite(value):
+        return NONE
     return f"{value:,.0f}".replace(",", THIN_SPACE)
 
 

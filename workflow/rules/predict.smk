@@ -19,7 +19,9 @@ rule predictions:
     params:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output.tiles, parent=True),
+        features=features_flag,
+        digest=features_digest,
         code=plan.code("predict"),
     shell:
         "lowmag predict --model {input.model:q} --tiles {params.tiles:q} --splits {input.splits:q}"
-        " --out {params.out:q} --threads {threads} > {log:q} 2>&1"
+        " --out {params.out:q} {params.features} --threads {threads} > {log:q} 2>&1"

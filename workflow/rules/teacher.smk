@@ -26,7 +26,8 @@ rule teacher:
         magnification=plan.config.tiles.teacher,
         options=plan.teacher_options(),
         weights=plan.teacher_weights(),
-        code=plan.code("train"),
+        features=plan.features,
+        code=plan.teacher_code(),
     shell:
         "lowmag teacher --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
@@ -56,6 +57,7 @@ rule targets:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
         out=subpath(output[0], parent=True),
         options=plan.target_options(),
+        features=plan.features,
         code=plan.code("targets"),
     shell:
         "lowmag targets --teacher {input.teacher:q} --tiles {params.tiles:q} --splits {input.splits:q}"

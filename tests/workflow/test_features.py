@@ -1,0 +1,77 @@
+"""A whole study whose teacher is a head on features that another program computed of the same slides."""
+
+import json
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+from lowmag import cli
+from lowmag.store import TileFile, decode
+
+from tests.workflow.study_folder import TINY, StudyFolder
+
+
+def write_features(tiles, folder) -> None:
+    """What a small network with random weights says of every tile, laid out as TRIDENT lays it out."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 7, stride=4),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 24, 5, stride=4),
+        torch.nn.ReLU(),
+    )
+    folder.mkdir()
+    for path in sorted(tiles.glob("*.h5")):
+        with TileFile(path) as file:
+            pictures = np.stack([decode(blob) for blob in file.jpegs(10.0)])
+            coords, attributes = file.column("coords"), {"patch_size_level0": 256}
+        with torch.no_grad():
+            maps = network(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+        with h5py.File(folder / path.name, "w") as out:
+            out["features"] = maps.mean((2, 3)).numpy()
+            out["coords"] = coords
+            out["coords"].attrs.update(attributes)
+
+
+def test_from_features_to_the_report(tmp_path):
+    study = StudyFolder(tmp_path)
+    demo = json.dumps(TINY["demo"])
+    assert cli.main(["demo", "--out", str(tmp_path / "cohort"), "--options", demo]) == 0
+    methods = {
+        "labels-only": {"cross_entropy": 1},
+        "dipalma2021": None,
+        "delamor2024": None,
+        "from-features": {"soft_labels": 1, "cosine": {"local": 0}},
+    }
+    # Not `configure`: a method set to null leaves out those of config.yaml.
+    common = {"slides": "cohort/slides.csv", "methods": methods}
+    study.configure(**common)
+    result = study.snakemake("--", "results/tiles.tsv")
+    assert result.returncode == 0, result.stdout + result.stderr
+    write_features(tmp_path / "results" / "tiles", tmp_path / "features")
+    teacher = {"features": "features", "epochs": 30, "require": "nothing"}
+    study.configure(**common, teacher=teacher, tiles={"students": [1.25]})
+    study.configure(**common, teacher=teacher)
+    result = study.snakemake()
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    results = tmp_path / "results"
+    cost = pd.read_csv(results / "evaluation" / "cost.tsv", sep="\t")
+    of_teacher, of_students = cost[cost["role"] == "teacher"], cost[cost["role"] == "student"]
+    assert of_teacher["gmac_per_mm2"].isna().all()
+    assert of_students["gmac_per_mm2"].notna().all()
+    assert of_students["compute_saving"].isna().all()
+    run = json.loads((results / "students/from-features/1.25x/u100/seed0/run.json").read_text())
+    assert run["teacher_sha256"]
+    assert (
+        "computed elsewhere" in (results / "report.html").read_text()
+        or "not worse" in (results / "report.html").read_text()
+    )
+
+    # Features made anew make teacher and students anew, and no tile.
+    with h5py.File(next((tmp_path / "features").glob("*.h5")), "a") as file:
+        file.attrs["made"] = "again"
+    planned = study.planned()
+    assert planned["teacher"] == 1
+    assert "tiles" not in planned
