@@ -105,6 +105,12 @@ def test_a_dearer_student_and_an_equal_one_are_said_as_such() -> None:
     assert equal.startswith("It needs about as much computation as the 10x teacher")
 
 
+def test_a_teacher_of_unknown_cost_is_said_as_such() -> None:
+    unknown = {"compute_saving": None, "bytes_saving": None, "time_saving": None}
+    said = answer(summary(student(1.25, **unknown))).sentences[1]
+    assert said == "What the teacher's network costs is not known: its features were computed elsewhere."
+
+
 def test_pictures_have_no_seconds_per_slide() -> None:
     second = answer(summary(student(1.25, seconds_per_slide=None))).sentences[1]
     assert "11 times less time in the network (no slide was read)" in second

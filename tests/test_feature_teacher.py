@@ -159,6 +159,11 @@ def test_what_features_cannot_serve_is_refused_with_its_cure(content, message):
         parse_config({"teacher": {"features": "features"}, **content})
 
 
+def test_a_head_takes_no_gpus():
+    with pytest.raises(UserError, match="set gpus: 1, not 2"):
+        parse_config({"teacher": {"features": "features", "gpus": 2}})
+
+
 def test_a_study_on_features_asks_for_one_view_and_one_cell():
     methods = {"m": {"soft_labels": 1, "cosine": {"local": 0}}}
     options = parse_config({"teacher": {"features": "f"}, "methods": methods}).target_options()

@@ -209,7 +209,6 @@ class Teacher(Training):
         description="folder of {slide_id}.h5 with features that TRIDENT or CLAM computed: a linear head on "
         "them is the teacher, in place of a network",
     )
-
     gpus: int = Field(
         default=1,
         ge=1,
@@ -221,6 +220,14 @@ class Teacher(Training):
     def _equal_shares(self) -> "Teacher":
         if self.batch_size % self.gpus:
             raise ValueError(f"batch_size {self.batch_size} is not a whole multiple of gpus {self.gpus}")
+        return self
+
+    @model_validator(mode="after")
+    def _head_without_gpus(self) -> "Teacher":
+        if self.features is not None and self.gpus > 1:
+            raise ValueError(
+                f"a head on features is trained in seconds on the CPU: set gpus: 1, not {self.gpus}"
+            )
         return self
 
     @property
