@@ -14,7 +14,7 @@ from lowmag.feature_teacher import train_feature_teacher
 from lowmag.index import index_tiles
 from lowmag.lesson import Job
 from lowmag.models import load_model
-from lowmag.predict import write_predictions
+from lowmag.predict import Beside, write_predictions
 from lowmag.recipe import StudentTraining, Teacher
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
@@ -84,7 +84,7 @@ def made(tmp_path_factory) -> Made:
 
 def test_it_learns_what_the_features_say(made):
     out = made.folder / "predictions"
-    write_predictions(made.teacher, made.tiles, made.splits, out, 1, made.features)
+    write_predictions(made.teacher, made.tiles, made.splits, out, 1, Beside(made.features))
     table = parquet.read_table(out / "tiles.parquet").to_pandas()
     assert ((table["p_busy"] > 0.5) == (table["label"] == "busy")).all()
     assert set(table["split"]) == {"val", "test"}

@@ -34,6 +34,16 @@ def test_students_that_ask_the_teacher_need_no_targets(study):
     assert planned["student"] == 6
 
 
+def test_attention_over_tiles_is_one_head_per_model(study):
+    study.configure(evaluation={"slide_score": "attention"})
+    planned = study.planned()
+    assert planned["slide_head"] == planned["predictions"] == 7
+    result = study.snakemake("-n", "-p", "--", "results/predictions/teacher/seed0/tiles.parquet")
+    said = result.stdout + result.stderr
+    assert "--seed 0 --out results/teacher/seed0/slide_head.safetensors" in said
+    assert "--slide-head results/teacher/seed0/slide_head.safetensors" in said
+
+
 def test_gpu_is_asked_for_by_gpu_work_alone(study):
     result = study.snakemake("-n")
     assert result.returncode == 0, result.stderr

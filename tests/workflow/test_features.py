@@ -6,6 +6,7 @@ import json
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from lowmag import cli
 from lowmag.answer import answer
@@ -53,7 +54,7 @@ def test_from_features_to_the_report(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     write_features(tmp_path / "results" / "tiles", tmp_path / "features")
     teacher = {"features": "features", "epochs": 30, "require": "nothing"}
-    study.configure(**common, teacher=teacher)
+    study.configure(**common, teacher=teacher, evaluation={"slide_score": "attention"})
     result = study.snakemake()
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -63,6 +64,8 @@ def test_from_features_to_the_report(tmp_path):
     assert of_teacher["gmac_per_mm2"].isna().all()
     assert of_students["gmac_per_mm2"].notna().all()
     assert of_students["compute_saving"].isna().all()
+    said = pd.read_parquet(results / "predictions" / "teacher" / "seed0" / "tiles.parquet")
+    assert said.groupby("slide_id").attention.sum().to_numpy() == pytest.approx(1)
     run = json.loads((results / "students/from-features/1.25x/u100/seed0/run.json").read_text())
     assert run["teacher_sha256"]
     report = html.unescape((results / "report.html").read_text())

@@ -41,14 +41,28 @@ def add_commands(commands) -> None:
     _training_arguments(parser, "students")
 
     parser = add_command(
+        commands, "slide-head", "Train attention over the tiles of a slide on what a model says.", _slide_head
+    )
+    _model_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="slide_head.safetensors")
+
+    parser = add_command(
         commands, "predict", "Predict the validation and test tiles with one model.", _predict
     )
-    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
-    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
-    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
+    _model_arguments(parser)
+    parser.add_argument(
+        "--slide-head", type=Path, help="slide_head.safetensors of the model; without, slides are means"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of tiles.parquet, slides.parquet, cost.json"
     )
+
+
+def _model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, required=True, help="model.safetensors")
+    parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
+    parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
     parser.add_argument(
         "--features", type=Path, help="folder of features, of a teacher that is a head on them"
     )
@@ -153,8 +167,18 @@ def _targets(args: argparse.Namespace) -> None:
     )
 
 
+def _slide_head(args: argparse.Namespace) -> None:
+    gpus.take()
+    from lowmag.slide_head import HeadJob, train_slide_head
+
+    train_slide_head(
+        HeadJob(args.model, args.tiles, args.splits, args.out, args.seed, args.threads, args.features)
+    )
+
+
 def _predict(args: argparse.Namespace) -> None:
     gpus.take()
     from lowmag import predict
 
-    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads, args.features)
+    beside = predict.Beside(args.features, args.slide_head)
+    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads, beside)

@@ -3,6 +3,7 @@
 import logging
 import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import pyarrow as pa
 import torch
 from pyarrow import parquet
 
+from lowmag.attention_pool import AttentionPool, load_slide_head
 from lowmag.bank import Bank
-from lowmag.device import device_name, expect_any_size, inference_batch, pick_device
+from lowmag.device import device_name, pick_device
 from lowmag.errors import UserError
-from lowmag.index import TileIndex, index_tiles
-from lowmag.models import ModelSpec, load_model, prepare
-from lowmag.networks import FEATURES_MODEL, Network, count_gmac, count_parameters
-from lowmag.patch_features import features_of_tiles
+from lowmag.index import index_tiles
+from lowmag.model_inputs import Given, give, tile_vectors
+from lowmag.models import ModelSpec, load_model, prepare, weights_sha256
+from lowmag.networks import Network, count_gmac, count_parameters
 from lowmag.publish import publishing, write_json
 from lowmag.splits import read_splits
 
@@ -28,44 +30,56 @@ TIMED_AT_LEAST = 3
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What goes with a model: the `features` a head on features is given, and its `slide_head`."""
+
+    features: Path | None = None
+    slide_head: Path | None = None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is said of n tiles, (n, K), and of the S slides they come from, (S, K); attention is (n,)."""
+
+    tiles: np.ndarray
+    slides: np.ndarray
+    attention: np.ndarray | None = None
+
+
 def write_predictions(
-    model: Path, tiles: Path, splits: Path, out: Path, threads: int, features: Path | None = None
+    model: Path, tiles: Path, splits: Path, out: Path, threads: int, beside: Beside | None = None
 ) -> None:
     """Write tiles.parquet, slides.parquet and cost.json into `out`, each atomically.
 
     Labelled tiles of the val and test slides in the order of splits.csv, bad tiles left out. A slide's
-    probabilities are the mean of its tiles'; slides whose tiles have several labels (pictures) have tile rows
-    only. A head on features is given those of the folder `features`; what the network before it costs is not
-    known. Raises UserError when there is no such tile.
+    probabilities are the mean of its tiles', or what its slide head says; slides whose tiles have several
+    labels (pictures) have tile rows only. What the network before a head on features costs is not known.
+    Raises UserError when there is no such tile.
     """
+    beside = beside or Beside()
     network, spec = load_model(model)
-    device = pick_device(threads)
-    network.to(device)
+    network.to(pick_device(threads))
     rows = [row for row in read_splits(splits) if row.split in ("val", "test")]
     index = index_tiles(tiles, rows, spec.classes)
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
     if not len(ids):
         raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
-    if index.unit == "section":
-        expect_any_size()
-    if spec.model == FEATURES_MODEL:
-        probabilities, price = _of_features(network, index, ids, features), _unknown_cost(spec, threads)
+    given = give(spec, index, ids, threads, beside.features)
+    if beside.slide_head:
+        said = _by_attention(network, load_slide_head(beside.slide_head, weights_sha256(model)), given)
     else:
-        bank = Bank(index, ids, spec.magnification, device, threads=threads)
-        probabilities = predict_tiles(network, spec, bank)
-        price = cost(network, spec, timed_pictures(spec, bank), threads)
-    _write_table(out / "tiles.parquet", _tile_columns(index, ids, spec, probabilities))
-    _write_table(out / "slides.parquet", _slide_columns(index, ids, spec, probabilities))
-    write_json(out / "cost.json", price)
-
-
-@torch.inference_mode()
-def _of_features(network: Network, index: TileIndex, ids: np.ndarray, folder: Path | None) -> np.ndarray:
-    if folder is None:
-        raise UserError("the model is a head on features computed elsewhere; give their folder as --features")
-    features = torch.from_numpy(features_of_tiles(folder, index)[ids])
-    device = next(network.parameters()).device
-    return network(features[..., None, None].to(device))[1].softmax(1).cpu().numpy()
+        probabilities = predict_tiles(network, given)
+        said = Said(
+            probabilities,
+            np.stack([part.mean(0, dtype=np.float64) for part in _by_slide(given, probabilities)]),
+        )
+    _write_table(out / "tiles.parquet", _tile_columns(given, said))
+    _write_table(out / "slides.parquet", _slide_columns(given, said))
+    if given.bank is None:
+        write_json(out / "cost.json", _unknown_cost(spec, threads))
+    else:
+        write_json(out / "cost.json", cost(network, spec, timed_pictures(spec, given.bank), threads))
 
 
 def _unknown_cost(spec: ModelSpec, threads: int) -> dict[str, Any]:
@@ -85,14 +99,32 @@ def _unknown_cost(spec: ModelSpec, threads: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def predict_tiles(network: Network, spec: ModelSpec, bank: Bank) -> np.ndarray:
-    """Class probabilities of the tiles of a bank, (N, K) float32."""
-    batch_size = inference_batch(spec.network_px)
-    parts = [
-        network(prepare(pictures, spec))[1].float().softmax(1)
-        for pictures in bank.batches(bank.ids, batch_size)
-    ]
-    return torch.cat(parts).cpu().numpy()
+def predict_tiles(network: Network, given: Given) -> np.ndarray:
+    """Class probabilities of tiles, (n, K) float32."""
+    batches = given.batches(network.head.weight.device)
+    return torch.cat([network(x)[1].float().softmax(1) for x in batches]).cpu().numpy()
+
+
+@torch.inference_mode()
+def _by_attention(network: Network, pool: AttentionPool, given: Given) -> Said:
+    vectors = tile_vectors(network, given)
+    device = network.head.weight.device
+    tiles = network.head(vectors.to(device)).softmax(1).cpu().numpy()
+    slides, attention = [], []
+    for part in vectors.split(np.diff(_starts(given), append=len(vectors)).tolist()):
+        logits, of_tiles = pool(part)
+        slides.append(logits.softmax(0))
+        attention.append(of_tiles)
+    return Said(tiles, torch.stack(slides).double().numpy(), torch.cat(attention).numpy())
+
+
+def _starts(given: Given) -> np.ndarray:
+    """Where each slide's tiles begin, (S,)."""
+    return np.unique(given.index.slide[given.ids], return_index=True)[1]
+
+
+def _by_slide(given: Given, values: np.ndarray) -> list[np.ndarray]:
+    return np.split(values, _starts(given)[1:])
 
 
 def timed_pictures(spec: ModelSpec, bank: Bank) -> torch.Tensor:
@@ -141,11 +173,10 @@ def cost(network: Network, spec: ModelSpec, tiles: torch.Tensor, threads: int) -
     }
 
 
-def _tile_columns(
-    index: TileIndex, ids: np.ndarray, spec: ModelSpec, probabilities: np.ndarray
-) -> dict[str, Any]:
+def _tile_columns(given: Given, said: Said) -> dict[str, Any]:
+    index, ids, spec = given.index, given.ids, given.spec
     slides = [index.slides[i] for i in index.slide[ids]]
-    return {
+    columns = {
         "slide_id": [slide.slide_id for slide in slides],
         "patient_id": [slide.patient_id for slide in slides],
         "split": [slide.split for slide in slides],
@@ -153,21 +184,19 @@ def _tile_columns(
         "x": index.coords[ids, 0],
         "y": index.coords[ids, 1],
         "label": [spec.classes[k] for k in index.labels[ids]],
-        **_probability_columns(spec, probabilities),
+        **_probability_columns(spec, said.tiles),
     }
+    return columns if said.attention is None else columns | {"attention": said.attention}
 
 
-def _slide_columns(
-    index: TileIndex, ids: np.ndarray, spec: ModelSpec, probabilities: np.ndarray
-) -> dict[str, Any]:
+def _slide_columns(given: Given, said: Said) -> dict[str, Any]:
     """Columns of the slides whose tiles share one label."""
-    slides, starts = np.unique(index.slide[ids], return_index=True)
-    labels = np.split(index.labels[ids], starts[1:])
-    means = np.stack([part.mean(0, dtype=np.float64) for part in np.split(probabilities, starts[1:])])
+    index, ids, spec = given.index, given.ids, given.spec
+    labels = _by_slide(given, index.labels[ids])
     single = np.array([len(np.unique(part)) == 1 for part in labels])
     if not single.all():
         logger.info("%d slides with tiles of several labels have no slide row", int((~single).sum()))
-    rows = [index.slides[i] for i in slides[single]]
+    rows = [index.slides[i] for i in np.unique(index.slide[ids])[single]]
     kept = [part for part, one in zip(labels, single, strict=True) if one]
     return {
         "slide_id": [slide.slide_id for slide in rows],
@@ -175,7 +204,7 @@ def _slide_columns(
         "split": [slide.split for slide in rows],
         "label": [spec.classes[part[0]] for part in kept],
         "n_tiles": np.array([len(part) for part in kept], np.int64),
-        **_probability_columns(spec, means[single]),
+        **_probability_columns(spec, said.slides[single]),
     }
 
 

@@ -23,8 +23,10 @@ class Evaluation(Section):
         default=False,
         description="also DiPalma 2021's intervals: class-balanced resamples of pictures, not of patients",
     )
-    slide_score: Literal["mean"] = Field(
-        default="mean", description="a slide's probabilities: mean of its tiles'"
+    slide_score: Literal["mean", "attention"] = Field(
+        default="mean",
+        description="a slide's probabilities: mean of its tiles'; attention: those of a head with gated "
+        "attention over its tiles (Ilse 2018), trained by the labels of slides on each model as it is",
     )
     reading_slides: int = Field(default=3, ge=1, description="slides read at every magnification to time it")
 

@@ -72,6 +72,19 @@ def features_digest(wildcards):
     return plan.features if features_flag(wildcards) else ""
 
 
+def slide_head_of_run(wildcards):
+    is_asked = plan.config.evaluation.slide_score == "attention"
+    return f"{OUT}/{wildcards.run}/slide_head.safetensors" if is_asked else []
+
+
+def slide_head_flag(wildcards, input):
+    return f"--slide-head {shlex.quote(input.slide_head)}" if input.slide_head else ""
+
+
+def seed_of_run(wildcards):
+    return wildcards.run.rpartition("/seed")[2]
+
+
 def check_networks():
     try:
         gate.check_networks(plan.config)

@@ -1,0 +1,184 @@
+"""Training of a slide head: gated attention on what a trained model says of tiles, by the labels of slides.
+
+The model stays as it is: the mean of its last map is computed once per tile, without changes of colour or
+view. One slide is one step, classes weigh alike (Ilse et al. 2018, arXiv 1802.04712: Adam, weight decay 5e-4,
+100 epochs; the learning rate is that of their MNIST bags).
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lowmag.attention_pool import AttentionPool, SlideHeadSpec, save_slide_head
+from lowmag.device import pick_device
+from lowmag.errors import UserError
+from lowmag.index import TileIndex, index_tiles
+from lowmag.model_inputs import give, tile_vectors
+from lowmag.models import ModelSpec, load_model, weights_sha256
+from lowmag.networks import Network
+from lowmag.optimizer import Adam
+from lowmag.splits import read_splits
+from lowmag.validation import figures_of, score
+
+EPOCHS = 100
+LEARNING_RATE = 5e-4
+WEIGHT_DECAY = 5e-4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """Slides: vectors of all tiles (N, C), the tiles of each slide, its label (S,) and patient (S,)."""
+
+    vectors: Tensor
+    tiles: list[Tensor]
+    labels: Tensor
+    patients: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Number of slides."""
+        return len(self.tiles)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The epoch kept, 0 for the weights it began with; figures and decisions (E, S) of every epoch."""
+
+    epoch: int
+    history: list[dict[str, float]]
+    decisions: np.ndarray
+
+
+@dataclass(frozen=True)
+class HeadJob:
+    """What a slide head is trained on, and where it goes."""
+
+    model: Path
+    tiles: Path
+    splits: Path
+    out: Path
+    seed: int = 0
+    threads: int = 2
+    features: Path | None = None
+
+
+def train_slide_head(job: HeadJob) -> None:
+    """Write `job.out` (slide_head.safetensors), atomically: the epoch that is best on validation slides.
+
+    Raises UserError when no train or val slide has one label for all its tiles.
+    """
+    network, spec = load_model(job.model)
+    network.to(pick_device(job.threads))
+    train, val = (_bags(job, network, spec, split) for split in ("train", "val"))
+    mean, std = moments(train)
+    torch.manual_seed(2 * job.seed + 1)
+    pool = AttentionPool(mean, std, len(spec.classes))
+    pool.begin_with(network.head.cpu())
+    fitted = fit(pool, train, val, seed=job.seed, epochs=EPOCHS)
+    reached = fitted.history[fitted.epoch]["val_balanced_accuracy"]
+    logger.info(
+        "%d train and %d val slides: kept epoch %d of %d, balanced accuracy %.3f, without attention %.3f",
+        train.n,
+        val.n,
+        fitted.epoch,
+        EPOCHS,
+        reached,
+        fitted.history[0]["val_balanced_accuracy"],
+    )
+    content = SlideHeadSpec(
+        classes=spec.classes,
+        model_sha256=weights_sha256(job.model),
+        seed=job.seed,
+        selected_epoch=fitted.epoch,
+        epochs=EPOCHS,
+        val_balanced_accuracy=reached,
+        n_train=train.n,
+        n_val=val.n,
+    )
+    save_slide_head(job.out, pool, content)
+
+
+def moments(bags: Bags) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the channels over tiles, (C,) each."""
+    std, mean = torch.std_mean(bags.vectors, 0, correction=0)
+    return mean, std
+
+
+def bags_of(vectors: Tensor, index: TileIndex, ids: np.ndarray) -> Bags:
+    """The slides whose tiles `ids` share one label; `vectors` (n, C) are of `ids`, in their order."""
+    slides, places = np.unique(index.slide[ids], return_inverse=True)
+    of_slide = [np.flatnonzero(places == n) for n in range(len(slides))]
+    labels = [np.unique(index.labels[ids[members]]) for members in of_slide]
+    kept = [n for n, found in enumerate(labels) if len(found) == 1]
+    return Bags(
+        vectors=vectors,
+        tiles=[torch.from_numpy(of_slide[n]) for n in kept],
+        labels=torch.tensor([int(labels[n][0]) for n in kept], dtype=torch.long),
+        patients=np.array([index.slides[slides[n]].patient_id for n in kept]),
+    )
+
+
+def _bags(job: HeadJob, network: Network, spec: ModelSpec, split: str) -> Bags:
+    rows = [row for row in read_splits(job.splits) if row.split == split and row.label]
+    index = index_tiles(job.tiles, rows, spec.classes)
+    ids = np.flatnonzero(index.usable & (index.labels >= 0))
+    if len(ids):
+        bags = bags_of(tile_vectors(network, give(spec, index, ids, job.threads, job.features)), index, ids)
+        if bags.n:
+            return bags
+    raise UserError(
+        f"no {split} slide has one label for all its tiles, so attention over a slide's tiles cannot be "
+        "trained: set evaluation.slide_score: mean, or label slides"
+    )
+
+
+def fit(pool: AttentionPool, train: Bags, val: Bags, *, seed: int, epochs: int) -> Fitted:
+    """What became of a head that is trained, the weights of the best epoch on `val` put in.
+
+    Best is by balanced accuracy of slides, then by loss; at the same of both the later.
+    """
+    n_classes = pool.classifier.out_features
+    counts = torch.bincount(train.labels, minlength=n_classes)
+    weights = train.n / (int((counts > 0).sum()) * counts.clamp(min=1))
+    optimizer = Adam(pool.parameters(), WEIGHT_DECAY, decoupled=False)
+    order = torch.Generator().manual_seed(seed)
+    history, decisions, best_epoch = [], [], 0
+    kept, best = {}, (-math.inf, -math.inf)
+    for epoch in range(epochs + 1):
+        total = 0.0
+        for n in torch.randperm(train.n, generator=order).tolist() if epoch else ():
+            optimizer.zero_grad()
+            logits = pool(train.vectors[train.tiles[n]])[0]
+            label = train.labels[n]
+            loss = weights[label] * functional.cross_entropy(logits, label)
+            loss.backward()
+            optimizer.step(LEARNING_RATE)
+            total += float(loss.detach())
+        figures, decided = _validate(pool, val)
+        history.append({"loss": total / train.n, **figures})
+        decisions.append(decided)
+        if (reached := score(figures, "balanced_accuracy")) >= best:
+            best, best_epoch = reached, epoch
+            kept = {name: value.detach().clone() for name, value in pool.state_dict().items()}
+    pool.load_state_dict(kept)
+    return Fitted(best_epoch, history, np.stack(decisions))
+
+
+@torch.no_grad()
+def _validate(pool: AttentionPool, bags: Bags) -> tuple[dict[str, float], np.ndarray]:
+    logits = torch.stack([pool(bags.vectors[tiles])[0] for tiles in bags.tiles])
+    loss = float(functional.cross_entropy(logits, bags.labels))
+    if not math.isfinite(loss):
+        raise UserError("the slide head's validation loss is not a number: the model's features are broken")
+    n_classes, decided = logits.shape[1], logits.argmax(1)
+    confusion = torch.bincount(bags.labels * n_classes + decided, minlength=n_classes**2)
+    figures = figures_of(confusion.view(n_classes, n_classes), loss)
+    return figures, decided.numpy().astype(np.int16)
