@@ -115,6 +115,8 @@ def test_targets_are_the_heads_and_hold_for_every_view(made):
     assert targets.n_views == 8
     ids = torch.arange(5)
     first, turned = (targets.batch(ids, torch.full((5,), view), ids) for view in (0, 7))
+    assert first.logits is not None
+    assert turned.logits is not None
     assert torch.equal(first.logits, turned.logits)
     network, spec = load_model(made.teacher)
     index = index_tiles(made.tiles, [r for r in read_splits(made.splits) if r.split == "train"], spec.classes)

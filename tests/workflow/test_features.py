@@ -1,5 +1,6 @@
 """A whole study whose teacher is a head on features that another program computed of the same slides."""
 
+import csv
 import html
 import json
 
@@ -27,6 +28,8 @@ def write_features(tiles, folder) -> None:
     folder.mkdir()
     for path in sorted(tiles.glob("*.h5")):
         with TileFile(path) as file:
+            if not file.n:  # the slide without tissue
+                continue
             pictures = np.stack([decode(blob) for blob in file.jpegs(10.0)])
             coords, attributes = file.column("coords"), {"patch_size_level0": 256}
         with torch.no_grad():
@@ -59,11 +62,10 @@ def test_from_features_to_the_report(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
 
     results = tmp_path / "results"
-    cost = pd.read_csv(results / "evaluation" / "cost.tsv", sep="\t")
-    of_teacher, of_students = cost[cost["role"] == "teacher"], cost[cost["role"] == "student"]
-    assert of_teacher["gmac_per_mm2"].isna().all()
-    assert of_students["gmac_per_mm2"].notna().all()
-    assert of_students["compute_saving"].isna().all()
+    with (results / "evaluation" / "cost.tsv").open(newline="") as lines:
+        cost = list(csv.DictReader(lines, delimiter="\t"))
+    assert {row["role"]: bool(row["gmac_per_mm2"]) for row in cost} == {"teacher": False, "student": True}
+    assert not any(row["compute_saving"] for row in cost)
     said = pd.read_parquet(results / "predictions" / "teacher" / "seed0" / "tiles.parquet")
     assert said.groupby("slide_id").attention.sum().to_numpy() == pytest.approx(1)
     run = json.loads((results / "students/from-features/1.25x/u100/seed0/run.json").read_text())
