@@ -9,7 +9,7 @@ from lowmag.config import DEFAULT_METHODS
 from lowmag.methods import StudentBatch, TargetsBatch, combine, teacher_targets
 from lowmag.models import ModelSpec, as_unit, normalise
 from lowmag.projectors import build_projectors
-from lowmag.terms import Method
+from lowmag.terms import CrossEntropy, Decoupled, Method
 from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -204,6 +204,17 @@ def test_softmax_regression_of_every_cell_goes_through_a_projector():
     for gradient in torch.autograd.grad(found, [student.features, *projectors.parameters()]):
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 0
+
+
+def test_decoupled_warms_up_over_epochs():
+    student, teacher = Outputs(0), Outputs(1)
+    terms = Method(cross_entropy=CrossEntropy(), decoupled=Decoupled(weight=2, warmup=4))
+    own, said = StudentBatch(student.features, student.logits, student.weight), targets_of(teacher)
+    parts = [combine(terms, own, said, epoch) for epoch in (0, 1, 3, 9)]
+    whole = combine(Method(decoupled=Decoupled(weight=2)), own, said)["loss"]
+    for found, share in zip(parts, (0.25, 0.5, 1, 1), strict=True):
+        torch.testing.assert_close(found["decoupled"], share * whole)
+        torch.testing.assert_close(found["cross_entropy"], parts[0]["cross_entropy"])
 
 
 def test_decoupled_by_label_or_by_the_teachers_decision():

@@ -251,6 +251,18 @@ def test_every_term_trains(cohort: Path, tmp_path: Path, terms: dict) -> None:
     assert all(mean.abs().max() > 0 for mean in state["optimizer"]["means"][:3]), "the first layers learn"
 
 
+def test_a_term_warms_up_with_the_epochs_of_training(cohort: Path, tmp_path: Path) -> None:
+    """Weights and tiles of the first step are the same: a quarter of the weight is a quarter of the loss."""
+    totals = []
+    for warmup in (0, 4):
+        method = Method.model_validate({"decoupled": {"warmup": warmup}})
+        job = job_of(cohort, tmp_path / str(warmup), budget_minutes=0)
+        train.train_student(job, QUICK, method, cohort / "targets" / "2.5x.h5", 0)
+        state = torch.load(job.state / "checkpoint.pt", weights_only=True)["state"]
+        totals.append(state["progress"]["totals"])
+    torch.testing.assert_close(totals[1], totals[0] / 4)
+
+
 def test_a_projector_learns_and_stays_out_of_the_model_file(cohort: Path, tmp_path: Path) -> None:
     job = job_of(cohort, tmp_path / "run", budget_minutes=0)
     first = ["softmax_regression.0.weight", "softmax_regression.0.bias"]

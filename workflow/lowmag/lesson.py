@@ -136,8 +136,10 @@ class EpochPlan:
     """The places of an epoch in order: tile ids, views and labels, drawn before it begins.
 
     `target_ids` and `target_views` are the tiles and their exact views where the targets are looked up.
+    `epoch` counts from 0.
     """
 
+    epoch: int
     order: np.ndarray
     views: Views
     labels: Tensor
@@ -216,6 +218,7 @@ def plan_epoch(lesson: Lesson, epoch: int) -> EpochPlan:
     if lesson.bank.index.unit == "section":  # each is turned by itself, as the host says
         on_device = replace(on_device, exact=views.exact)
     return EpochPlan(
+        epoch=epoch,
         order=order,
         views=on_device,
         labels=torch.from_numpy(lesson.bank.index.labels[order]).to(lesson.device),

@@ -74,15 +74,16 @@ def teacher_targets(
     )
 
 
-def combine(method: Method, student: StudentBatch, batch: TargetsBatch) -> dict[str, Tensor]:
+def combine(method: Method, student: StudentBatch, batch: TargetsBatch, epoch: int = 0) -> dict[str, Tensor]:
     """The weighted terms of a method by name, and `loss`, their sum: float32 scalars on the device.
 
-    Only terms that need labels (`Term.needs_label`) read `batch.labels`.
+    Only terms that need labels (`Term.needs_label`) read `batch.labels`. `epoch`, from 0, tells terms that
+    warm up how far they are.
     """
     parts = {}
     for name, term in method.terms.items():
         share = batch.labelled_share if term.needs_label else batch.share
-        parts[name] = term.weight * share * _TERMS[name](term, student, batch)
+        parts[name] = term.weight_in(epoch) * share * _TERMS[name](term, student, batch)
     return {**parts, "loss": torch.stack(list(parts.values())).sum()}
 
 

@@ -29,6 +29,10 @@ class Term(Section):
             )
         return self
 
+    def weight_in(self, epoch: int) -> float:
+        """Its weight in an epoch, counted from 0."""
+        return self.weight
+
     @property
     def reads(self) -> tuple[str, ...]:
         """Datasets of the targets file that it compares with; empty when it needs no teacher."""
@@ -190,6 +194,14 @@ class Decoupled(Term):
     target: Literal["label", "teacher"] = Field(
         default="label", description="what the target is; teacher: its decision, which needs no label"
     )
+    warmup: int = Field(
+        default=0,
+        ge=0,
+        description="epochs over which the weight rises to its whole, linearly (Zhao 2022: 20)",
+    )
+
+    def weight_in(self, epoch: int) -> float:
+        return self.weight * min((epoch + 1) / max(self.warmup, 1), 1.0)
 
     @property
     def reads(self) -> tuple[str, ...]:

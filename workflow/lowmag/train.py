@@ -234,7 +234,7 @@ def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Part)
         said = lesson.targets.told(tiles.stored, labels)
     else:
         said = TargetsBatch(labels)
-    parts = combine(lesson.task.method, student, _shared(lesson, plan, places, said))
+    parts = combine(lesson.task.method, student, _shared(lesson, plan, places, said), plan.epoch)
     parts["loss"].backward()
     return torch.stack([parts[name].detach() for name in lesson.parts])
 
