@@ -449,7 +449,7 @@ def test_terms_across_the_batch_are_refused_one_picture_at_a_time():
 def test_a_papers_study_states_every_option_of_training(study):
     """A default that changes must not change a paper."""
     content = load_configfile(str(REPOSITORY / f"workflow/studies/{study}.yaml"))
-    not_how_it_trains = {"require", "gpus", "features"}
+    not_how_it_trains = {"require", "gpus", "features", "head"}
     assert set(content["teacher"]) == set(Teacher.model_fields) - not_how_it_trains
     assert set(content["students"]) == set(Students.model_fields)
     assert set(content["teacher"]["augment"]) == set(Augment.model_fields)

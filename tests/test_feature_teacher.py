@@ -23,7 +23,7 @@ from lowmag.targets import write_targets
 from lowmag.terms import Method
 from lowmag.train import train_student
 from pyarrow import parquet
-from synthetic_tiles import CLASSES, HIGH, LOW, make_cohort
+from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
 
 CHANNELS = 6
 
@@ -62,11 +62,9 @@ class Made:
 OPTIONS = {"epochs": 20, "batch_size": 4, "lr": 0.05, "require": "nothing"}
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Made:
+def cohort_with_features(folder: Path, cohort: Cohort | None = None) -> Made:
     """Features whose third channel tells the class, far from zero and on another scale than the rest."""
-    folder = tmp_path_factory.mktemp("features")
-    tiles, splits = make_cohort(folder)
+    tiles, splits = make_cohort(folder, cohort)
     made = Made(folder, tiles, splits)
     made.features.mkdir()
     random = np.random.default_rng(0)
@@ -76,6 +74,14 @@ def made(tmp_path_factory) -> Made:
         with h5py.File(made.features / f"{row.slide_id}.h5", "w") as file:
             file["features"] = values.astype(np.float32)
             file["coords"] = [[64 * n, 0] for n in range(4)]
+    return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Made:
+    folder = tmp_path_factory.mktemp("features")
+    made = cohort_with_features(folder)
+    tiles, splits = made.tiles, made.splits
     train_feature_teacher(made.job("teacher", HIGH), Teacher(features=str(made.features), **OPTIONS))
     options = TargetOptions(grids={"2.5x": 1}, resizes=["area"], views=1, features=str(made.features))
     write_targets(made.teacher, tiles, splits, folder / "targets", options, threads=1)
@@ -100,6 +106,31 @@ def test_the_same_seed_gives_the_same_head(made, tmp_path):
     again, first = (load_model(path)[0] for path in (job.out / "model.safetensors", made.teacher))
     for name, value in first.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_a_head_trained_slide_by_slide_by_attention_tells_tiles_apart(tmp_path):
+    made = cohort_with_features(tmp_path, Cohort(train=("calm", "busy") * 24))
+    options = Teacher(features=str(made.features), head="attention", **OPTIONS)
+    for name in ("teacher", "again"):
+        assert train_feature_teacher(made.job(name, HIGH), options) == 0
+    out = made.teacher.parent
+    assert (out.parent / "again" / "model.safetensors").read_bytes() == made.teacher.read_bytes()
+    write_predictions(made.teacher, made.tiles, made.splits, out, 1, Beside(made.features))
+    table = parquet.read_table(out / "tiles.parquet").to_pandas()
+    # Not of few slides: their labels leave some say to the noise of single tiles.
+    assert ((table["p_busy"] > 0.5) == (table["label"] == "busy")).mean() > 0.9
+    assert load_model(made.teacher)[0].head.weight[1].abs().argmax() == 2
+    record = json.loads((out / "run.json").read_text())
+    assert 1 <= record["selected_epoch"] <= 20
+    assert (record["steps"], record["steps_per_epoch"]) == (960, 48)  # slides in 20 epochs
+    rows = (out / "metrics.csv").read_text().splitlines()
+    assert rows[0].split(",")[:5] == ["epoch", "step", "lr", "loss", "cross_entropy"]
+    assert len(rows) == 21
+
+
+def test_attention_without_features_is_refused():
+    with pytest.raises(UserError, match=r"teacher.features alone: set head: linear"):
+        parse_config({"teacher": {"head": "attention"}})
 
 
 def test_the_record_holds_no_path(made):

@@ -14,7 +14,7 @@ from lowmag.models import save_model, weights_sha256
 from lowmag.networks import build
 from lowmag.predict import Beside, write_predictions
 from lowmag.recipe import Architecture
-from lowmag.slide_head import Bags, HeadJob, fit, moments, train_slide_head
+from lowmag.slide_head import Bags, HeadJob, Schedule, fit, moments, train_slide_head
 from safetensors import safe_open
 from synthetic_tiles import Cohort, make_cohort
 from test_predict import SPEC
@@ -79,8 +79,8 @@ def test_it_solves_what_no_mean_of_tiles_can():
     torch.manual_seed(0)
     attended, averaged = (AttentionPool(*moments(train), 2) for _ in range(2))
     averaged.score.requires_grad_(False)  # so all tiles count alike for good
-    fit(attended, train, val, seed=0, epochs=40)
-    fit(averaged, train, val, seed=0, epochs=40)
+    fit(attended, train, val, Schedule(epochs=40))
+    fit(averaged, train, val, Schedule(epochs=40))
     assert accuracy(averaged, test) < 0.6  # a coin reaches 0.57 in 2.5 % of tries
     assert accuracy(attended, test) > 0.85
     with torch.no_grad():

@@ -29,7 +29,8 @@ class AttentionPool(nn.Module):
     """Gated attention over the tiles of one slide and a linear classifier of their weighted mean.
 
     Tiles are vectors of C channels, standardised by `mean` and `std` (C,) first. It begins as mean pooling:
-    with weights of 0 in the last layer of attention all tiles count alike.
+    with weights of 0 in the last layer of attention all tiles count alike. The classifier begins with noise,
+    or where means say nothing neither would ever get a gradient.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, n_classes: int) -> None:

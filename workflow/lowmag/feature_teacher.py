@@ -1,4 +1,4 @@
-"""A teacher on features that are computed already: a linear head, trained in seconds, in place of a network.
+"""A teacher on features that are computed already: a head, trained in seconds, in place of a network.
 
 Features are standardised per channel by the labelled training tiles; these standardised ones are what
 students compare with. Order, balance, schedule and choice of the epoch are those of any training.
@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from lowmag import chance
+from lowmag.attention_pool import AttentionPool
 from lowmag.errors import UserError
 from lowmag.fingerprint import code_fingerprint
 from lowmag.index import TileIndex, index_tiles
@@ -29,6 +30,7 @@ from lowmag.publish import write_json
 from lowmag.recipe import Teacher
 from lowmag.run_record import TIME_COLUMNS, counts_of, versions, write_metrics
 from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
+from lowmag.slide_head import Bags, Schedule, bags_of, fit, moments
 from lowmag.splits import read_splits
 from lowmag.train import learning_rate
 from lowmag.validation import figures_of, is_better, score
@@ -48,6 +50,21 @@ class Examples:
     labels: Tensor
 
 
+@dataclass(frozen=True)
+class Learned:
+    """Figures by epoch, the epoch kept, steps of an epoch, and decisions (E, n) on what was validated.
+
+    That are tiles or slides, with their labels (n,) and patients (n,).
+    """
+
+    history: list[dict[str, float]]
+    epoch: int
+    steps: int
+    decisions: np.ndarray
+    labels: np.ndarray
+    patients: np.ndarray
+
+
 def train_feature_teacher(job: Job, options: Teacher) -> int:
     """Exit status 0 once `job.out` holds model.safetensors, metrics.csv and run.json.
 
@@ -58,14 +75,14 @@ def train_feature_teacher(job: Job, options: Teacher) -> int:
     train, val = (_examples(job, options, split) for split in ("train", "val"))
     pool = choose_pool(train.index, job.classes, share=0, seed=job.seed, student=False)
     network = _network(job, train, pool)
-    history, best_epoch, decisions = _fit(network, job, options, pool, (train, val))
+    teach = _fit_attention if options.head == "attention" else _fit
+    learned = teach(network, job, options, pool, (train, val))
+    logger.info("kept epoch %d of %d", learned.epoch, options.epochs)
     if options.require == "better_than_chance":
-        patients = np.array([val.index.slides[i].patient_id for i in val.index.slide[val.ids]])
-        chance.refuse_chance(chance.against_chance(decisions, val.labels.numpy(), patients))
+        chance.refuse_chance(chance.against_chance(learned.decisions, learned.labels, learned.patients))
     spec = _spec(job, train.index)
     save_model(job.out / "model.safetensors", network, spec)
-    write_metrics(job.out / "metrics.csv", history)
-    steps = steps_per_epoch(pool, options.batch_size)
+    write_metrics(job.out / "metrics.csv", learned.history)
     record = {
         "role": "teacher",
         "options": described_options(options) | {"features": options.features_folder.name},
@@ -74,9 +91,9 @@ def train_feature_teacher(job: Job, options: Teacher) -> int:
         "seed": job.seed,
         "magnification": job.magnification,
         "classes": list(job.classes),
-        "selected_epoch": best_epoch,
-        "steps": steps * options.epochs,
-        "steps_per_epoch": steps,
+        "selected_epoch": learned.epoch,
+        "steps": learned.steps * options.epochs,
+        "steps_per_epoch": learned.steps,
         "seconds": round(time.monotonic() - began, 1),
         "sessions": 1,
         "weights_sha256": weights_sha256(job.out / "model.safetensors"),
@@ -118,8 +135,8 @@ def _network(job: Job, train: Examples, pool: Pool) -> Network:
 
 def _fit(
     network: Network, job: Job, options: Teacher, pool: Pool, parts: tuple[Examples, Examples]
-) -> tuple[list[dict[str, float]], int, np.ndarray]:
-    """History, the epoch kept, whose weights are put in, and decisions (E, n) on validation tiles."""
+) -> Learned:
+    """What became of a linear head, trained tile by tile; the weights of the epoch kept are put in."""
     train, val = parts
     standardised = network.backbone(train.features[..., None, None])
     expected = val.labels[torch.from_numpy(val.ids)]
@@ -127,7 +144,7 @@ def _fit(
     optimizer = Adam(network.head.parameters(), options.weight_decay, decoupled=options.optimizer == "adamw")
     n_steps = steps_per_epoch(pool, options.batch_size)
     history, decisions, best_epoch = [], [], 0
-    kept, best = {}, (-math.inf, -math.inf)
+    kept, best, so_far = {}, (-math.inf, -math.inf), 0.0
     for epoch in range(options.epochs):
         began, total, lr = time.monotonic(), 0.0, 0.0
         order = epoch_order(
@@ -152,11 +169,50 @@ def _fit(
         mean_loss = total / n_steps
         row = {"epoch": epoch + 1, "step": (epoch + 1) * n_steps, "lr": lr}
         row |= {"loss": mean_loss, "cross_entropy": mean_loss, **figures}
-        times = (seconds, len(order) / seconds, 0.0, 0.0)
+        so_far += seconds
+        times = (so_far, len(order) / seconds, 0.0, 0.0)
         history.append({**row, **dict(zip(TIME_COLUMNS, times, strict=True))})
     network.load_state_dict(kept)
-    logger.info("kept epoch %d of %d", best_epoch, options.epochs)
-    return history, best_epoch, np.stack(decisions)
+    patients = np.array([val.index.slides[i].patient_id for i in val.index.slide[val.ids]])
+    return Learned(history, best_epoch, n_steps, np.stack(decisions), expected.numpy(), patients)
+
+
+def _fit_attention(
+    network: Network, job: Job, options: Teacher, _pool: Pool, parts: tuple[Examples, Examples]
+) -> Learned:
+    """What became of gated attention, trained slide by slide; its classifier becomes the head."""
+    train, val = (_bags(part, name) for part, name in zip(parts, ("train", "val"), strict=True))
+    torch.manual_seed(2 * job.seed + 1)
+    attention = AttentionPool(*moments(train), len(job.classes))
+    schedule = Schedule(
+        seed=job.seed,
+        epochs=options.epochs,
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        decoupled=options.optimizer == "adamw",
+        select=options.select,
+        may_stay=False,
+    )
+    fitted = fit(attention, train, val, schedule)
+    with torch.no_grad():
+        network.backbone.load_state_dict({name: attention.get_buffer(name) for name in ("mean", "std")})
+        network.head.load_state_dict(attention.classifier.state_dict())
+    history, so_far = [], 0.0
+    for epoch, row in enumerate(fitted.history[1:], start=1):
+        loss, seconds = row.pop("loss"), row.pop("seconds")
+        so_far += seconds
+        figures = {"epoch": epoch, "step": epoch * train.n, "lr": options.lr}
+        figures |= {"loss": loss, "cross_entropy": loss, **row}
+        times = (so_far, len(train.vectors) / seconds, 0.0, 0.0)
+        history.append(figures | dict(zip(TIME_COLUMNS, times, strict=True)))
+    return Learned(history, fitted.epoch, train.n, fitted.decisions[1:], val.labels.numpy(), val.patients)
+
+
+def _bags(examples: Examples, split: str) -> Bags:
+    bags = bags_of(examples.features[torch.from_numpy(examples.ids)], examples.index, examples.ids)
+    if not bags.n:
+        raise UserError(f"no {split} slide has one label for all its tiles: set teacher.head: linear")
+    return bags
 
 
 @torch.no_grad()

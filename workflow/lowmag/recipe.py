@@ -209,6 +209,11 @@ class Teacher(Training):
         description="folder of {slide_id}.h5 with features that TRIDENT or CLAM computed: a linear head on "
         "them is the teacher, in place of a network",
     )
+    head: Literal["linear", "attention"] = Field(
+        default="linear",
+        description="of a teacher on features: linear, trained tile by tile; attention: the classifier of "
+        "gated attention over a slide's tiles (Ilse 2018), trained slide by slide",
+    )
     gpus: int = Field(
         default=1,
         ge=1,
@@ -220,6 +225,15 @@ class Teacher(Training):
     def _equal_shares(self) -> "Teacher":
         if self.batch_size % self.gpus:
             raise ValueError(f"batch_size {self.batch_size} is not a whole multiple of gpus {self.gpus}")
+        return self
+
+    @model_validator(mode="after")
+    def _head_of_features(self) -> "Teacher":
+        if self.features is None and self.head != "linear":
+            raise ValueError(
+                f"head: {self.head} is trained on teacher.features alone: set head: linear; for scores of "
+                "slides by attention over any model there is evaluation.slide_score"
+            )
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ view. One slide is one step, classes weigh alike (Ilse et al. 2018, arXiv 1802.0
 
 import logging
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +26,6 @@ from lowmag.networks import Network
 from lowmag.optimizer import Adam
 from lowmag.splits import read_splits
 from lowmag.validation import figures_of, score
-
-EPOCHS = 100
-LEARNING_RATE = 5e-4
-WEIGHT_DECAY = 5e-4
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +46,24 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How a head is trained; `decoupled` as in `optimizer.Adam`.
+
+    `may_stay`: the weights it begins with are an epoch to choose, too, number 0.
+    """
+
+    seed: int = 0
+    epochs: int = 100
+    lr: float = 5e-4
+    weight_decay: float = 5e-4
+    decoupled: bool = False
+    select: str = "balanced_accuracy"
+    may_stay: bool = True
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """The epoch kept, 0 for the weights it began with; figures and decisions (E, S) of every epoch."""
+    """The epoch kept; figures and decisions (E + 1, S) on validation slides, from the beginning (0) on."""
 
     epoch: int
     history: list[dict[str, float]]
@@ -82,14 +95,15 @@ def train_slide_head(job: HeadJob) -> None:
     torch.manual_seed(2 * job.seed + 1)
     pool = AttentionPool(mean, std, len(spec.classes))
     pool.begin_with(network.head.cpu())
-    fitted = fit(pool, train, val, seed=job.seed, epochs=EPOCHS)
+    schedule = Schedule(seed=job.seed)
+    fitted = fit(pool, train, val, schedule)
     reached = fitted.history[fitted.epoch]["val_balanced_accuracy"]
     logger.info(
         "%d train and %d val slides: kept epoch %d of %d, balanced accuracy %.3f, without attention %.3f",
         train.n,
         val.n,
         fitted.epoch,
-        EPOCHS,
+        schedule.epochs,
         reached,
         fitted.history[0]["val_balanced_accuracy"],
     )
@@ -98,7 +112,7 @@ def train_slide_head(job: HeadJob) -> None:
         model_sha256=weights_sha256(job.model),
         seed=job.seed,
         selected_epoch=fitted.epoch,
-        epochs=EPOCHS,
+        epochs=schedule.epochs,
         val_balanced_accuracy=reached,
         n_train=train.n,
         n_val=val.n,
@@ -140,32 +154,33 @@ def _bags(job: HeadJob, network: Network, spec: ModelSpec, split: str) -> Bags:
     )
 
 
-def fit(pool: AttentionPool, train: Bags, val: Bags, *, seed: int, epochs: int) -> Fitted:
-    """What became of a head that is trained, the weights of the best epoch on `val` put in.
+def fit(pool: AttentionPool, train: Bags, val: Bags, schedule: Schedule) -> Fitted:
+    """What became of a head that is trained, the weights of the epoch that is best on `val` put in.
 
-    Best is by balanced accuracy of slides, then by loss; at the same of both the later.
+    Raises UserError when the loss is no number.
     """
     n_classes = pool.classifier.out_features
     counts = torch.bincount(train.labels, minlength=n_classes)
     weights = train.n / (int((counts > 0).sum()) * counts.clamp(min=1))
-    optimizer = Adam(pool.parameters(), WEIGHT_DECAY, decoupled=False)
-    order = torch.Generator().manual_seed(seed)
+    optimizer = Adam(pool.parameters(), schedule.weight_decay, decoupled=schedule.decoupled)
+    order = torch.Generator().manual_seed(schedule.seed)
     history, decisions, best_epoch = [], [], 0
     kept, best = {}, (-math.inf, -math.inf)
-    for epoch in range(epochs + 1):
-        total = 0.0
+    for epoch in range(schedule.epochs + 1):
+        began, total = time.monotonic(), 0.0
         for n in torch.randperm(train.n, generator=order).tolist() if epoch else ():
             optimizer.zero_grad()
             logits = pool(train.vectors[train.tiles[n]])[0]
             label = train.labels[n]
             loss = weights[label] * functional.cross_entropy(logits, label)
             loss.backward()
-            optimizer.step(LEARNING_RATE)
+            optimizer.step(schedule.lr)
             total += float(loss.detach())
         figures, decided = _validate(pool, val)
-        history.append({"loss": total / train.n, **figures})
+        history.append({"loss": total / train.n, **figures, "seconds": time.monotonic() - began})
         decisions.append(decided)
-        if (reached := score(figures, "balanced_accuracy")) >= best:
+        reached = score(figures, schedule.select)
+        if reached >= best and (epoch or schedule.may_stay):
             best, best_epoch = reached, epoch
             kept = {name: value.detach().clone() for name, value in pool.state_dict().items()}
     pool.load_state_dict(kept)
@@ -177,7 +192,10 @@ def _validate(pool: AttentionPool, bags: Bags) -> tuple[dict[str, float], np.nda
     logits = torch.stack([pool(bags.vectors[tiles])[0] for tiles in bags.tiles])
     loss = float(functional.cross_entropy(logits, bags.labels))
     if not math.isfinite(loss):
-        raise UserError("the slide head's validation loss is not a number: the model's features are broken")
+        raise UserError(
+            "the validation loss of attention over tiles is not a number; look at the model's metrics.csv, "
+            "or of a teacher on features lower teacher.lr"
+        )
     n_classes, decided = logits.shape[1], logits.argmax(1)
     confusion = torch.bincount(bags.labels * n_classes + decided, minlength=n_classes**2)
     figures = figures_of(confusion.view(n_classes, n_classes), loss)

@@ -56,7 +56,9 @@ def train_teacher(job: Job, options: Training) -> int:
     trained teacher is not what `options.require` says (then its state is kept).
     """
     required = isinstance(options, Teacher) and options.require == "better_than_chance"
-    options = StudentTraining.model_validate(options.model_dump(exclude={"require", "gpus", "features"}))
+    options = StudentTraining.model_validate(
+        options.model_dump(exclude={"require", "gpus", "features", "head"})
+    )
     method = Method(cross_entropy=CrossEntropy())
     return _train(Task(job, "teacher", options, method, must_beat_chance=required))
 
