@@ -82,7 +82,7 @@ def slide_head_flag(wildcards, input):
 
 
 def seed_of_run(wildcards):
-    return wildcards.run.rpartition("/seed")[2]
+    return wildcards.run.rpartition("seed")[2]
 
 
 def check_networks():
