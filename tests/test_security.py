@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import h5py
@@ -171,10 +172,19 @@ def write_sheet(folder, cell: str, column: str = "label"):
 
 
 @pytest.mark.parametrize("column", ["label", "patient_id", "path"])
-@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b[2J", "\u202e"])
+@pytest.mark.parametrize("sign", ["\n", "\0", "\x1b[2J", "\u202e", "\u200f", "\u061c", "\u2028", "\u200b"])
 def test_names_with_control_characters_are_refused(tmp_path, column, sign):
     with pytest.raises(UserError, match=f"column {column}: holds the character|NUL"):
         read_slides(write_sheet(tmp_path, f"a{sign}b", column))
+
+
+def test_no_character_that_is_not_seen_is_let_through():
+    refused = {n for n in range(0x110000) if names.problem_of_name(f"a{chr(n)}b")}
+    unseen = {n for n in range(0x110000) if unicodedata.category(chr(n)) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+    assert refused == unseen
+    turned = {0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+    assert refused >= turned | {0x00AD, 0x200B, 0x2028, 0x2029, 0x2060, 0xFEFF, 0xE0041}
+    assert not any(names.problem_of_name(name) for name in ("日本語", "café", "Zürich x", "a\u00a0b", "☃"))
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Slides behind an object store of our own: read through Snakemake's storage plugin, to their tiles."""
+"""Studies of slides in an object store of our own, or on a disk they are fetched from: to their reports."""
 
 import csv
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,13 +16,15 @@ import pytest
 from lowmag import cli
 from lowmag.store import TileFile
 
-from tests.workflow.study_folder import TINY, StudyFolder
+from tests.workflow.study_folder import N_SLIDES, TINY, StudyFolder, job_counts
 
 boto3 = pytest.importorskip("boto3", reason="boto3 is not installed: pip install -e '.[cloud]'")
 pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[test]'")
 pytest.importorskip("snakemake_storage_plugin_s3", reason="the storage plugin for s3 is not installed")
+pytest.importorskip("snakemake_storage_plugin_fs", reason="the storage plugin for fs is not installed")
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-TILES = ["results/tiles/D001.h5"]
+# The fewest runs that end in a report: a teacher, and a student of each of two methods.
+FEW = {"tiles": {"students": [1.25]}, "students": {"unlabelled": [100]}}
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +48,50 @@ def store():
         server.terminate()
 
 
+def study_of(folder: Path, put) -> StudyFolder:
+    """A study whose sheet names what `put(file, name)` returns; the files themselves are gone."""
+    study = StudyFolder(folder)
+    cohort = folder / "cohort"
+    assert cli.main(["demo", "--out", str(cohort), "--options", json.dumps(TINY["demo"])]) == 0
+    lines = ["slide_id,path,label,patient_id"]
+    for row in csv.DictReader((cohort / "slides.csv").read_text().splitlines()):
+        place = put(cohort / row["path"], f"a folder/{row['slide_id']}.tiff")
+        (cohort / row["path"]).unlink()
+        lines.append(f"{row['slide_id']},{place},{row['label']},{row['patient_id']}")
+    (folder / "remote.csv").write_text("\n".join(lines) + "\n")
+    study.configure(slides="remote.csv", **FEW)
+    return study
+
+
 @pytest.fixture(scope="module")
 def remote(store, tmp_path_factory) -> StudyFolder:
-    """A study whose slides.csv names objects; their files are gone from this machine."""
-    study = StudyFolder(tmp_path_factory.mktemp("remote"))
-    cohort = study.folder / "cohort"
-    assert cli.main(["demo", "--out", str(cohort), "--options", json.dumps(TINY["demo"])]) == 0
-    rows = list(csv.DictReader((cohort / "slides.csv").read_text().splitlines()))
+    """A study of slides in the object store, not yet run."""
     client = boto3.client(
         "s3", endpoint_url=store, aws_access_key_id="testing", aws_secret_access_key="testing",
         region_name="us-east-1",
     )  # fmt: skip
     client.create_bucket(Bucket="cohort")
-    lines = ["slide_id,path,label,patient_id"]
-    for row in rows:
-        client.upload_file(str(cohort / row["path"]), "cohort", f"a folder/{row['slide_id']}.tiff")
-        Path(cohort, row["path"]).unlink()
-        place = f"s3://cohort/a folder/{row['slide_id']}.tiff"
-        lines.append(f"{row['slide_id']},{place},{row['label']},{row['patient_id']}")
-    (study.folder / "remote.csv").write_text("\n".join(lines) + "\n")
-    study.configure(slides="remote.csv")
-    return study
+
+    def put(file: Path, name: str) -> str:
+        client.upload_file(str(file), "cohort", name)
+        return f"s3://cohort/{name}"
+
+    return study_of(tmp_path_factory.mktemp("remote"), put)
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory) -> StudyFolder:
+    """A study of slides on another disk, which are to be fetched; not yet run."""
+    if not shutil.which("rsync"):
+        pytest.skip("the storage plugin fs needs rsync, which is not installed")
+    disk = tmp_path_factory.mktemp("slow disk")
+    (disk / "a folder").mkdir()
+
+    def put(file: Path, name: str) -> str:
+        shutil.copy(file, disk / name)
+        return f"fs://{disk}/{name}"
+
+    return study_of(tmp_path_factory.mktemp("fetched"), put)
 
 
 def settings(store: str) -> dict[str, str]:
@@ -73,30 +99,64 @@ def settings(store: str) -> dict[str, str]:
     return KEYS | {f"SNAKEMAKE_STORAGE_S3_{name}": value for name, value in names.items()}
 
 
-def test_slides_of_a_store_are_cut(remote, store):
-    result = remote.snakemake("--", *TILES, **settings(store))
-    assert result.returncode == 0, result.stdout + result.stderr
-    for path in TILES:
-        with TileFile(remote.folder / path) as file:
+@pytest.fixture(scope="module")
+def finished(remote, fetched, store) -> dict[str, Path]:
+    """The results of both studies, run to their ends."""
+    for study in (remote, fetched):
+        result = study.snakemake(**settings(store))
+        assert result.returncode == 0, result.stdout + result.stderr
+    return {"s3": remote.folder, "fs": fetched.folder}
+
+
+@pytest.mark.parametrize("kind", ["s3", "fs"])
+def test_study_ends_in_a_report_of_every_slide(finished, kind):
+    results = finished[kind] / "results"
+    rows = list(csv.DictReader((results / "check.tsv").read_text().splitlines(), delimiter="\t"))
+    assert [row["verdict"] for row in rows] == ["ok"] * N_SLIDES
+    for row in rows:
+        with TileFile(results / f"tiles/{row['slide_id']}.h5") as file:
             assert file.n == TINY["tiles"]["max_per_slide"]
-    kept = list((remote.folder / ".snakemake/storage").rglob("*.tiff"))
+    lineage = json.loads((results / "provenance.json").read_text())
+    assert len(lineage["inputs"]["slides"]) == N_SLIDES
+    assert [run["role"] for run in lineage["runs"].values()] == ["teacher", "student", "student"]
+    assert all(run["seconds"] > 0 for run in lineage["runs"].values())
+    page = (results / "report.html").read_text()
+    assert "1.25x" in page
+    assert str(finished[kind]) not in page
+
+
+@pytest.mark.parametrize("kind", ["s3", "fs"])
+def test_local_copies_are_removed(finished, kind):
+    kept = [path for path in (finished[kind] / ".snakemake/storage").rglob("*") if not path.is_dir()]
     assert kept == []
 
 
-def test_whole_study_can_be_laid_out(remote, store):
+def test_both_ways_give_the_same_tables(finished):
+    for table in ("splits.csv", "evaluation/metrics.tsv", "evaluation/comparisons.tsv"):
+        tables = [(folder / "results" / table).read_bytes() for folder in finished.values()]
+        assert tables[0] == tables[1], table
+
+
+def test_nothing_is_left_to_do_and_nothing_is_fetched_for_training(finished, remote, store):
     result = remote.snakemake("-n", "--quiet", "host", **settings(store))
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "provenance" in result.stdout
-    assert "reading" not in result.stdout.split("total")[0].split("report")[0]
+    assert job_counts(result.stdout) == {}
+    result = remote.snakemake("-n", "--config", "students={lr: 0.0005}", **settings(store))
+    assert "rule student:" in result.stdout
+    assert "retrieve from storage" not in result.stdout
 
 
-def test_object_that_is_not_there_is_named(remote, store):
-    sheet = remote.folder / "remote.csv"
+@pytest.mark.parametrize("kind", ["s3", "fs"])
+def test_slide_that_is_not_there_is_named(remote, fetched, store, kind):
+    study = {"s3": remote, "fs": fetched}[kind]
+    sheet = study.folder / "remote.csv"
     text = sheet.read_text()
     try:
         sheet.write_text(text.replace("D005.tiff", "none.tiff"))
-        result = remote.snakemake("-n", "--", "results/slides/D005.json", **settings(store))
+        result = study.snakemake(
+            "-n", "--forcerun", "inspect", "--", "results/slides/D005.json", **settings(store)
+        )
     finally:
         sheet.write_text(text)
     assert result.returncode != 0
-    assert "s3://cohort/a folder/none.tiff" in result.stdout + result.stderr
+    assert "a folder/none.tiff" in result.stdout + result.stderr

@@ -1,10 +1,11 @@
 """HDF5 files that appear only when complete, also where the disk is full, and are read without trust.
 
 A file that someone gives may point to other files (external links, external storage, virtual datasets), hold
-types that are decoded by more than copying, or claim far more values than it has bytes.
+types that are decoded by more than copying, or claim far more values than it has bytes. HDF5 itself unpacks a
+chunk to whatever size its stored bytes have, and fills one that is too short with what lies in memory: so
+chunks are looked at here first (`stored_chunks`).
 """
 
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -15,17 +16,22 @@ import h5py
 
 from lowmag.errors import UserError
 from lowmag.publish import publishing
+from lowmag.stored_chunks import chunk_bytes, n_chunks, problem_of_chunks
 
 MOST_OBJECTS = 1000
-MOST_PACKING = 1100  # deflate packs no more than 1032 bytes into one
+MOST_PACKING = 100  # values of whole numbers in a row, as coordinates, pack to a fiftieth
+MOST_PACKED_BYTES = 64 << 20  # what may be packed to any part, unpacked
 MOST_UNSTORED_BYTES = 1 << 20  # of values that were never written
 LARGEST_CHUNK_BYTES = 256 << 20
 PLAIN_KINDS = "biufS"  # of numpy: truth values, integers, floats, bytes
 ERRNO = re.compile(r"errno = (\d+)")
 
 
-def open_hdf5(path: Path | str, purpose: str, cure: str) -> h5py.File:
+def open_hdf5(path: Path | str, purpose: str, cure: str, *, is_own: bool = False) -> h5py.File:
     """A file open for reading after a look at everything in it; `purpose` and `cure` are for messages.
+
+    `is_own`: of a kind that this workflow writes, with a chunk a tile: sizes of chunks that are not packed
+    are compared in sum and not one by one, which takes some microseconds each.
 
     Raises UserError for what is no HDF5, and for links to other places, virtual datasets, values stored in
     other files, types other than numbers and text, and more values than the file can hold.
@@ -35,7 +41,7 @@ def open_hdf5(path: Path | str, purpose: str, cure: str) -> h5py.File:
     except OSError as error:
         raise UserError(f"{purpose} {path}: the file cannot be opened as HDF5 ({error}); {cure}") from error
     try:
-        problem = _problem(file, Path(path).stat().st_size)
+        problem = _problem(file, Path(path).stat().st_size, is_own)
     except (RuntimeError, OSError, KeyError, TypeError, ValueError) as error:  # of damaged headers
         problem = f"is damaged ({error})"
     if problem:
@@ -44,7 +50,7 @@ def open_hdf5(path: Path | str, purpose: str, cure: str) -> h5py.File:
     return file
 
 
-def _problem(file: h5py.File, n_bytes: int) -> str | None:
+def _problem(file: h5py.File, n_bytes: int, is_own: bool) -> str | None:
     """Why a file is not to be read, or None."""
     waiting: list[h5py.Group] = [file]
     n_objects = 0
@@ -62,7 +68,7 @@ def _problem(file: h5py.File, n_bytes: int) -> str | None:
                 waiting.append(found)
             elif not isinstance(found, h5py.Dataset):
                 return f"holds {name[:40]!r}, which is no dataset"
-            elif problem := _problem_of(found, n_bytes):
+            elif problem := _problem_of(found, n_bytes) or problem_of_chunks(found, is_own):
                 return f"has a dataset {name[:40]!r} that {problem}"
     return None
 
@@ -72,11 +78,19 @@ def _problem_of(found: h5py.Dataset, n_bytes: int) -> str | None:
         return "lies in other files"
     if found.dtype.kind not in PLAIN_KINDS and h5py.check_string_dtype(found.dtype) is None:
         return f"is of type {found.dtype}"
-    packing = MOST_PACKING if found.id.get_create_plist().get_nfilters() else 1
-    if found.nbytes > packing * n_bytes + MOST_UNSTORED_BYTES:
-        return f"claims {found.nbytes} bytes in a file of {n_bytes}"
-    chunk = math.prod(found.chunks or (0,)) * found.dtype.itemsize
-    return f"has chunks of {chunk} bytes" if chunk > LARGEST_CHUNK_BYTES else None
+    if not found.chunks:
+        return _too_much(found.nbytes, n_bytes)
+    if chunk_bytes(found) > LARGEST_CHUNK_BYTES:
+        return f"has chunks of {chunk_bytes(found)} bytes"
+    if not found.id.get_create_plist().get_nfilters():
+        return _too_much(found.nbytes, n_bytes)  # of chunks that reach beyond the values no more is read
+    room = max(MOST_PACKED_BYTES, MOST_PACKING * n_bytes)
+    return _too_much(n_chunks(found) * chunk_bytes(found), n_bytes, room)
+
+
+def _too_much(claimed: int, n_bytes: int, room: int | None = None) -> str | None:
+    most = n_bytes if room is None else room
+    return f"claims {claimed} bytes in a file of {n_bytes}" if claimed > most + MOST_UNSTORED_BYTES else None
 
 
 @contextmanager

@@ -5,25 +5,36 @@ import unicodedata
 
 LONGEST = 500  # characters
 FILLED_IN = re.compile(r"[{}]|<[a-z][a-z0-9_]*>")  # wildcards and path variables of Snakemake
-TURNED = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}  # they turn the writing round
+UNSEEN = {
+    "Cc",
+    "Cf",
+    "Cs",
+    "Zl",
+    "Zp",
+}  # Unicode's categories: controls, what turns the writing or has no width, breaks
 
 REPEATED = re.compile(r"(.+)\1{19,}$")  # what Snakemake takes for an endless recursion
 
-ADDRESS = re.compile(
-    r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])"
-)  # of a slide in an object store, as s3://bucket/a.svs
+ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")  # in an object store, as s3://bucket/a.svs
+ON_A_DISK = re.compile(r"^fs:/+(?=[^/])")  # of a file that is to be fetched, as fs:///slow disk/a.svs
 
 
 def address_of(path: object) -> str | None:
-    """The address of a slide in an object store, also where a Path has joined its slashes; else None."""
-    found = ADDRESS.match(str(path))
-    return f"{found[1]}://{str(path)[found.end() :]}" if found else None
+    """The address of a slide in a store, also where a Path has joined its slashes; else None."""
+    name = str(path)
+    if found := ON_A_DISK.match(name):
+        return f"fs:///{name[found.end() :]}"
+    found = ADDRESS.match(name)
+    return f"{found[1]}://{name[found.end() :]}" if found else None
 
 
 def problem_of_name(name: str) -> str | None:
-    """Why a name cannot be used, or None: control characters, those that turn the writing, its length."""
+    """Why a name cannot be used, or None: characters that are not seen, or its length.
+
+    Two names that look alike would be two classes or patients, and one could be shown as another.
+    """
     for sign in name:
-        if unicodedata.category(sign) in ("Cc", "Cs") or sign in TURNED:
+        if unicodedata.category(sign) in UNSEEN:
             return f"holds the character {sign!a}, which names may not; take it out"
     if len(name) > LONGEST:
         return f"{name[:20]!r}... has {len(name)} characters; use at most {LONGEST}"

@@ -201,7 +201,7 @@ class TileFile:
             raise UserError(
                 f"there is no tile file {self.path}; correct the path, or make it by `lowmag tiles`"
             )
-        self._file = open_hdf5(self.path, "tile file", "delete it to have it made again")
+        self._file = open_hdf5(self.path, "tile file", "delete it to have it made again", is_own=True)
         try:
             self._check()
         except UserError:

@@ -59,7 +59,7 @@ class Targets:
 
     def __init__(self, path: Path, method: Method, device: torch.device) -> None:
         self.path, self._device = path, device
-        with open_hdf5(path, "targets", CURE) as file:
+        with open_hdf5(path, "targets", CURE, is_own=True) as file:
             self.attributes = _checked_attributes(file, path)
             names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
             self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]

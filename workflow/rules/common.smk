@@ -154,9 +154,14 @@ def chunk_digest(wildcards):
     return chunks.digest(plan, slides_of_chunk(wildcards))
 
 
+# The plugin for slow disks (fs) takes paths, and recognises no address as its own.
 def path_of_slide(wildcards):
     address = plan.address(wildcards.slide)
-    return storage(address) if address else str(plan.slides[wildcards.slide].path)
+    if not address:
+        return str(plan.slides[wildcards.slide].path)
+    if address.startswith("fs://"):
+        return storage.fs(address.removeprefix("fs://"))
+    return storage(address)
 
 
 # A cohort copied to another disk is still the same cohort: only a file of another size (rule inspect) is another slide.
