@@ -9,6 +9,7 @@ from lowmag import cli
 from lowmag.lineage import Made, write_lineage
 
 rocrate = pytest.importorskip("rocrate", reason="rocrate is not installed")
+MODELS = ["teacher/seed0"]
 LICENCE = "https://creativecommons.org/licenses/by/4.0/"
 
 
@@ -28,7 +29,8 @@ def results(tmp_path):
     run = {"role": "teacher", "seed": 0, "seconds": 1.0, "sessions": 2, "data": {"secret": 1}}
     (folder / "teacher/seed0/run.json").write_text(json.dumps(run))
     write_lineage(
-        folder / "provenance.json", Made(folder, {"slides": "/secret/place/s.csv"}, None, tmp_path / "none")
+        folder / "provenance.json",
+        Made(folder, {"slides": "/secret/place/s.csv"}, MODELS, None, tmp_path / "none"),
     )
     return folder
 
@@ -99,6 +101,19 @@ def test_crate_holds_results_and_no_names_of_slides(results, tmp_path):
     (tmp_path / "crate.zip").exists()
     assert write(results, tmp_path / "crate.zip") == 0
     assert (tmp_path / "crate.zip").stat().st_size > 0
+
+
+def test_model_that_is_no_longer_of_the_study_stays_out(results, tmp_path):
+    old = results / "students/old-method/1.25x/u0/seed0"
+    old.mkdir(parents=True)
+    for name in ("run.json", "model.safetensors"):
+        (old / name).write_text('{"role": "student"}')
+    made = Made(results, {}, MODELS, None, tmp_path / "none")
+    write_lineage(results / "provenance.json", made)
+    assert write(results, tmp_path / "crate") == 0
+    assert not list((tmp_path / "crate").rglob("*old-method*"))
+    assert "old-method" not in (tmp_path / "crate/ro-crate-metadata.json").read_text()
+    assert (tmp_path / "crate/teacher/seed0/model.safetensors").is_file()
 
 
 def test_unfinished_study_and_taken_place_are_refused(results, tmp_path, capsys):

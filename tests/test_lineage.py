@@ -7,6 +7,8 @@ from lowmag.errors import UserError
 from lowmag.job_records import rule_times
 from lowmag.lineage import Made, write_lineage
 
+MODELS = ["teacher/seed0", "students/a/1.25x/u0/seed0"]
+
 
 def record(folder, output, **content):
     """A record as Snakemake keeps it."""
@@ -23,6 +25,7 @@ def results(tmp_path):
     (folder / "slides").mkdir(parents=True)
     (folder / "evaluation").mkdir()
     (folder / "evaluation/metrics.tsv").write_text("a")
+    (folder / "check.tsv").write_text("slide_id\tverdict\npatient-A\tok\npatient-B\tok\n")
     for name in "AB":
         slide = {
             "slide_id": f"patient-{name}",
@@ -30,12 +33,12 @@ def results(tmp_path):
             "source_size": 7,
             "verdict": "ok",
         }
-        (folder / f"slides/{name}.json").write_text(json.dumps(slide))
+        (folder / f"slides/patient-{name}.json").write_text(json.dumps(slide))
     return folder
 
 
 def written(results, config, **options):
-    write_lineage(results / "provenance.json", Made(results, config, **options))
+    write_lineage(results / "provenance.json", Made(results, config, MODELS, **options))
     text = (results / "provenance.json").read_text()
     return json.loads(text), text
 
@@ -51,6 +54,32 @@ def test_rules_are_timed_by_their_records(tmp_path):
         "tiles": {"jobs": 2, "first_start": 10.0, "last_end": 21.0, "seconds": 5.5}
     }
     assert rule_times(tmp_path / "none", "out") == {}
+
+
+def test_what_is_no_longer_of_the_study_is_not_told(results, tmp_path):
+    (results / "check.tsv").write_text("slide_id\tverdict\npatient-A\tok\n")
+    for model in (*MODELS, "students/old/1.25x/u0/seed0", "students/a/1.25x/u0/seed01"):
+        (results / model).mkdir(parents=True)
+        (results / model / "run.json").write_text('{"role": "x"}')
+        record(
+            tmp_path / "m",
+            f"{results}/{model}/model.safetensors",
+            rule="student",
+            starttime=1,
+            endtime=2,
+            log=model,
+        )
+    for slide in ("patient-A", "patient-B"):
+        record(tmp_path / "m", f"{results}/tiles/{slide}.h5", rule="tiles", starttime=1, endtime=2, log=slide)
+    found, text = written(results, {}, metadata=tmp_path / "m")
+    assert sorted(found["runs"]) == sorted(MODELS)
+    assert [slide["slide_id"] for slide in found["inputs"]["slides"]] == ["patient-A"]
+    assert [name for name in found["outputs"] if "run.json" in name] == [
+        f"{m}/run.json" for m in sorted(MODELS)
+    ]
+    assert found["rules"]["tiles"]["jobs"] == 1
+    assert found["rules"]["student"]["jobs"] == len(MODELS)
+    assert "old" not in text
 
 
 def test_everything_needed_to_tell_a_study_is_there(results, tmp_path):
@@ -80,10 +109,10 @@ def test_anonymised_study_names_no_slide_but_tells_whether_it_is_the_same(result
     assert "patient" not in text
     assert found["inputs"]["n_slides"] == 2
     before = found["inputs"]["slides_sha256"]
-    (results / "slides/A.json").write_text(json.dumps({"slide_id": "patient-A", "source_size": 8}))
+    (results / "slides/patient-A.json").write_text(json.dumps({"slide_id": "patient-A", "source_size": 8}))
     assert written(results, {"qc": {"anonymise": True}})[0]["inputs"]["slides_sha256"] != before
 
 
 def test_missing_results_are_named(tmp_path):
     with pytest.raises(UserError, match="there is no folder of results"):
-        write_lineage(tmp_path / "p.json", Made(tmp_path / "none", {}))
+        write_lineage(tmp_path / "p.json", Made(tmp_path / "none", {}, []))

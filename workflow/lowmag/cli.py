@@ -22,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every thread pool
     try:
+        if "LOWMAG_PACKAGE" in os.environ:
+            from lowmag import own_code
+
+            own_code.check()
         return args.run(args) or 0
     except UserError as error:
         print(f"lowmag {args.command}: {error}", file=sys.stderr)

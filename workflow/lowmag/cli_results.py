@@ -47,6 +47,7 @@ def add_commands(commands) -> None:
     )
     parser.add_argument("--results", type=Path, required=True, help="folder of results")
     parser.add_argument("--config", required=True, metavar="JSON", help="the config of the study")
+    parser.add_argument("--study", required=True, metavar="JSON", help="the grid of runs (see study.Study)")
     parser.add_argument("--sheet", type=Path, help="slides.csv or images.csv")
     parser.add_argument(
         "--metadata", type=Path, default=Path(".snakemake/metadata"), help="Snakemake's records"
@@ -77,7 +78,8 @@ def _provenance(args: argparse.Namespace) -> None:
     from lowmag.parsing import parse_options
 
     config = parse_options(Config, args.config, "--config").model_dump(mode="json", exclude_none=True)
-    lineage.write_lineage(args.out, lineage.Made(args.results, config, args.sheet, args.metadata))
+    made = lineage.Made(args.results, config, _study(args).models, args.sheet, args.metadata)
+    lineage.write_lineage(args.out, made)
 
 
 def _crate(args: argparse.Namespace) -> None:

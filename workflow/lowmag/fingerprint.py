@@ -27,6 +27,11 @@ def code_fingerprint(*modules: str, package: Path = PACKAGE) -> str:
     return digest.hexdigest()[:LENGTH]
 
 
+def whole_package() -> str:
+    """The fingerprint of all code of this package."""
+    return code_fingerprint(*sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"))
+
+
 def import_closure(*modules: str, package: Path = PACKAGE) -> list[str]:
     """The modules and all of the package that they import, directly or not, sorted."""
     for name in modules:

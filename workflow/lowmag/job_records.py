@@ -4,27 +4,28 @@ import base64
 import binascii
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 CONTINUED = "@"  # before the parts of a long name, all but the last
 
 
-def rule_times(metadata: Path, results: str) -> dict[str, dict[str, Any]]:
+def rule_times(
+    metadata: Path, results: str, is_gone: Callable[[str], bool] = lambda _: False
+) -> dict[str, dict[str, Any]]:
     """Per rule that has written below `results`: jobs, first start and last end (seconds from 1970), seconds.
 
     `metadata` is the folder `.snakemake/metadata`. Records hold the last run of each output; jobs before it,
-    and attempts, are not kept. Empty where there are no records, as with another backend of Snakemake.
+    and attempts, are not kept. `is_gone` tells of an output, by its path below `results`, that it is no
+    longer of the study. Empty where there are no records, as with another backend of Snakemake.
     """
     jobs: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
     for output, record in _records(metadata):
         start, end = record.get("starttime"), record.get("endtime")
-        if (
-            output.startswith(f"{results}/")
-            and isinstance(start, int | float)
-            and isinstance(end, int | float)
-        ):
+        if not (isinstance(start, int | float) and isinstance(end, int | float)):
+            continue
+        if output.startswith(f"{results}/") and not is_gone(output.removeprefix(f"{results}/")):
             of_rule, job = jobs[str(record.get("rule"))], str(record.get("log"))  # each job has its own log
             first, last = of_rule.get(job, (start, end))
             of_rule[job] = min(first, start), max(last, end)

@@ -1,13 +1,15 @@
 """`provenance.json`: what a study was made of, by what and where, from the records its stages have left.
 
+Models and slides that the folder of results still holds of an earlier state of the study are none of it.
 No folder, host or user of the machine stands in it; with `qc.anonymise` no id of a slide either.
 """
 
+import csv
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
@@ -15,7 +17,7 @@ from typing import Any
 
 from lowmag import __version__
 from lowmag.errors import UserError
-from lowmag.fingerprint import PACKAGE, code_fingerprint
+from lowmag.fingerprint import whole_package
 from lowmag.job_records import rule_times
 from lowmag.publish import write_json
 from lowmag.trust import sha256_of
@@ -26,7 +28,8 @@ PACKAGES = (
     "simplejpeg", "safetensors", "shapely", "pandas", "pyarrow", "matplotlib", "pillow", "pydantic",
 )  # fmt: skip
 TABLES = ("splits.csv", "check.tsv", "report.html", "qc.html")
-FOLDERS = ("evaluation", "figures", "teacher", "students")
+FOLDERS = ("evaluation", "figures")
+OF_SLIDES = ("slides", "tissue", "tiles")  # folders of a file per slide
 OF_SLIDE = ("slide_id", "verdict", "source_size", "source_quickhash", "width", "height", "mpp_x", "mpp_y")
 OF_RUN = ("role", "seed", "magnification", "unlabelled", "seconds", "sessions", "code", "device", "threads")
 OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", "versions")
@@ -34,10 +37,11 @@ OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", 
 
 @dataclass(frozen=True)
 class Made:
-    """A finished study: its results, its config, its sheet, and the records of Snakemake if there are any."""
+    """A finished study: results, config, folders of its models (`Study.models`), sheet, jobs' records."""
 
     results: Path
     config: Mapping[str, Any]
+    models: Sequence[str]
     sheet: Path | None = None
     metadata: Path = Path(".snakemake/metadata")
 
@@ -48,24 +52,21 @@ def write_lineage(out: Path, made: Made) -> None:
         raise UserError(
             f"there is no folder of results {made.results}; run `snakemake`, or correct --results"
         )
-    rules = rule_times(made.metadata, os.path.normpath(made.results))
+    slides = _slides(made.results)
+    rules = rule_times(made.metadata, os.path.normpath(made.results), _Gone(made.models, set(slides)).has)
     content = {
         **SCHEMA,
         "config": _without_folders(made.config),
-        "code": {"lowmag": __version__, "fingerprint": _whole_package()},
+        "code": {"lowmag": __version__, "fingerprint": whole_package()},
         "software": software(),
         "hardware": hardware(),
-        "inputs": _inputs(made),
-        "runs": _runs(made.results),
+        "inputs": _inputs(made, slides),
+        "runs": _runs(made),
         "rules": rules,
         "rules_from": "Snakemake's record of every output's last job" if rules else "no records were found",
-        "outputs": {name: sha256_of(made.results / name) for name in _outputs(made.results, out)},
+        "outputs": {name: sha256_of(made.results / name) for name in _outputs(made, out)},
     }
     write_json(out, content)
-
-
-def _whole_package() -> str:
-    return code_fingerprint(*sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__"))
 
 
 def software() -> dict[str, str]:
@@ -97,12 +98,36 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _inputs(made: Made) -> dict[str, Any]:
+def _slides(results: Path) -> list[str]:
+    """The slides of the study, by the table of their verdicts; none of pictures cut beforehand."""
+    check = results / "check.tsv"
+    if not check.is_file():
+        return []
+    with check.open(encoding="utf-8", newline="") as lines:
+        return sorted(row["slide_id"] for row in csv.DictReader(lines, delimiter="\t"))
+
+
+@dataclass(frozen=True)
+class _Gone:
+    """Tells outputs of models and slides that are no longer of the study, by paths below the results."""
+
+    models: Sequence[str]
+    slides: Set[str]
+
+    def has(self, output: str) -> bool:
+        first, _, rest = output.partition("/")
+        if first in ("predictions", "teacher", "students"):
+            model = rest if first == "predictions" else output
+            return not any(model.startswith(f"{one}/") for one in self.models)
+        return bool(self.slides) and first in OF_SLIDES and PurePath(rest).stem not in self.slides
+
+
+def _inputs(made: Made, ids: Sequence[str]) -> dict[str, Any]:
     """Digest of the sheet, and what identifies every slide; of an anonymised study one digest of all."""
     found: dict[str, Any] = {}
     if made.sheet and made.sheet.is_file():
         found["sheet_sha256"] = sha256_of(made.sheet)
-    records = [_read(path) for path in sorted((made.results / "slides").glob("*.json"))]
+    records = [_read(made.results / f"slides/{slide}.json") for slide in ids]
     slides = [{key: record.get(key) for key in OF_SLIDE} for record in records]
     if made.config.get("qc", {}).get("anonymise"):
         found.pop("sheet_sha256", None)  # a sheet of few slides could be guessed from it
@@ -112,23 +137,22 @@ def _inputs(made: Made) -> dict[str, Any]:
     return found | {"slides": slides} if slides else found
 
 
-def _runs(results: Path) -> dict[str, Any]:
+def _runs(made: Made) -> dict[str, Any]:
     """What every training says of itself, by folder; `sessions` counts its starts, attempts among them."""
-    folders = [path.parent for name in FOLDERS[2:] for path in sorted((results / name).rglob("run.json"))]
+    paths = {model: made.results / model / "run.json" for model in sorted(made.models)}
     return {
-        folder.relative_to(results).as_posix(): {
-            key: value for key, value in _read(folder / "run.json").items() if key in OF_RUN
-        }
-        for folder in folders
+        model: {key: value for key, value in _read(path).items() if key in OF_RUN}
+        for model, path in paths.items()
+        if path.is_file()
     }
 
 
-def _outputs(results: Path, out: Path) -> Iterable[str]:
+def _outputs(made: Made, out: Path) -> Iterable[str]:
     """Results that people read, and models: paths below the folder, sorted."""
-    found = [results / name for name in TABLES if (results / name).is_file()]
-    for folder in FOLDERS:
-        found += [path for path in (results / folder).rglob("*") if path.is_file()]
-    names = (path.relative_to(results).as_posix() for path in found if path != out)
+    found = [made.results / name for name in TABLES if (made.results / name).is_file()]
+    for folder in (*FOLDERS, *made.models):
+        found += [path for path in (made.results / folder).rglob("*") if path.is_file()]
+    names = (path.relative_to(made.results).as_posix() for path in found if path != out)
     return sorted(name for name in names if not PurePath(name).name.startswith("."))
 
 

@@ -207,8 +207,7 @@ class Plan:
     @property
     def models(self) -> list[str]:
         """Folders below `outdir` of every model of the study, teachers first."""
-        teachers = [f"teacher/seed{seed}" for seed in self.study.seeds]
-        return teachers + [f"students/{run.folder}" for run in self.study.runs()]
+        return self.study.models
 
     @property
     def gallery(self) -> list[str]:

@@ -32,9 +32,8 @@ OPTIONS = {
 
 def read_runs(results: Path, study: Study) -> list[Record]:
     """The run.json of the teachers and of every student of the study; those there are."""
-    folders = [results / f"teacher/seed{seed}" for seed in study.seeds]
-    folders += [results / "students" / run.folder for run in study.runs()]
-    return [json.loads(path.read_text("utf-8")) for f in folders if (path := f / "run.json").is_file()]
+    paths = [results / model / "run.json" for model in study.models]
+    return [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
 
 
 def option_table(runs: Sequence[Record]) -> Table:
@@ -97,9 +96,7 @@ def software(runs: Sequence[Record]) -> str:
 
 def timing_conditions(results: Path, study: Study) -> str:
     """Where the networks were timed, from cost.json of the predictions."""
-    folders = [f"teacher/seed{seed}" for seed in study.seeds]
-    folders += [f"students/{run.folder}" for run in study.runs()]
-    paths = [results / "predictions" / folder / "cost.json" for folder in folders]
+    paths = [results / "predictions" / model / "cost.json" for model in study.models]
     found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
     return " and ".join(_distinct(f"{cost['device']} ({count(cost['threads'], 'thread')})" for cost in found))
 

@@ -117,3 +117,8 @@ class Study(Section):
             for share in self.shares(method)
             for seed in self.seeds
         ]
+
+    @property
+    def models(self) -> list[str]:
+        """Folders below the results of every model of the study, teachers first."""
+        return [f"teacher/seed{n}" for n in self.seeds] + [f"students/{run.folder}" for run in self.runs()]

@@ -9,7 +9,7 @@ from snakemake.logging import logger
 PACKAGE_FOLDER = str(Path(workflow.basedir, "workflow"))
 sys.path.insert(0, PACKAGE_FOLDER)
 
-from lowmag import chunks, gate, gpus
+from lowmag import chunks, gate, gpus, own_code
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.plan import Plan
@@ -38,13 +38,11 @@ wildcard_constraints:
     run=r"(teacher|students)/.+",
 
 
-# In an environment made by `--sdm conda` the package is taken from this checkout.
-if "conda" in {
+# In an environment made by `--sdm conda` there is no command `lowmag`.
+IN_CONDA = "conda" in {
     method.name.lower() for method in workflow.deployment_settings.deployment_method
-}:
-    shell.prefix(
-        f'export PYTHONPATH="{PACKAGE_FOLDER}"; lowmag() {{ python -m lowmag.cli "$@"; }}; '
-    )
+}
+shell.prefix(own_code.shell_prefix(has_command=not IN_CONDA))
 
 # To Snakemake `gpu` is a counter; which device is whose, the jobs settle among themselves (lowmag.gpus). On a cluster
 # (--jobs) the scheduler counts, whatever the machine has that Snakemake was started on.

@@ -112,7 +112,8 @@ rule provenance:
         results=subpath(output[0], parent=True),
         sheet=plan.sheet,
         config=plan.whole_config(),
+        study=plan.study_options(),
         code=plan.code("lineage"),
     shell:
         "lowmag provenance --results {params.results:q} --sheet {params.sheet:q} --out {output:q}"
-        " --config {params.config:q} > {log:q} 2>&1"
+        " --config {params.config:q} --study {params.study:q} > {log:q} 2>&1"
