@@ -129,6 +129,22 @@ def test_a_class_without_items_is_left_out_of_macro_averages():
     assert found["balanced_accuracy"] == pytest.approx(recalls)
     areas = [reference.roc_auc_score(labels == c, p[:, c]) for c in (0, 2)]
     assert found["auroc"] == pytest.approx(np.mean(areas))
+    binary = [reference.accuracy_score(labels == c, choice == c) for c in (0, 2)]
+    assert found["ovr_accuracy"] == pytest.approx(np.mean(binary))
+    kappa = reference.cohen_kappa_score(labels, choice, labels=[0, 1, 2], weights="quadratic")
+    assert found["kappa_quadratic"] == pytest.approx(kappa)
+
+
+def test_kappa_has_no_value_where_all_agree_on_one_class_and_counts_grades_apart():
+    one_class = np.zeros((1, 3, 3))
+    one_class[0, 1, 1] = 5
+    assert np.isnan(metrics.kappa_quadratic(one_class)[0])
+    labels, far, near = np.array([0, 0, 2, 2]), np.array([0, 2, 2, 2]), np.array([0, 1, 2, 2])
+    for choice in (far, near):
+        confusion = np.zeros((1, 3, 3))
+        np.add.at(confusion[0], (labels, choice), 1)
+        expected = reference.cohen_kappa_score(labels, choice, labels=[0, 1, 2], weights="quadratic")
+        assert metrics.kappa_quadratic(confusion)[0] == pytest.approx(expected)
 
 
 def test_a_resample_that_lost_a_class_has_no_macro_average_but_has_an_accuracy():

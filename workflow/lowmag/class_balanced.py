@@ -27,18 +27,11 @@ def resampled(confusion: np.ndarray, *, n: int, seed: int) -> dict[str, np.ndarr
     draws = np.random.default_rng(seed).multinomial(int(counts.sum()), chances.ravel(), size=n)
     drawn = draws.reshape(n, *counts.shape).astype(np.float64)
     return {
-        "ovr_accuracy": _ovr_accuracy(drawn, present),
+        "ovr_accuracy": metrics.ovr_accuracy(drawn, present),
         "macro_f1": metrics.macro_f1(drawn, present),
         "macro_precision": _precision(drawn, present),
         "macro_recall": metrics.balanced_accuracy(drawn, present),
     }
-
-
-def _ovr_accuracy(confusion: np.ndarray, present: np.ndarray) -> np.ndarray:
-    n = confusion.sum(axis=(1, 2))[:, None]
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    wrong = confusion.sum(1) + confusion.sum(2) - 2 * hits
-    return (1 - wrong[:, present] / n).mean(1)
 
 
 def _precision(confusion: np.ndarray, present: np.ndarray) -> np.ndarray:

@@ -4,9 +4,9 @@ Everything is reduced to sums per patient first (`patient_sums`); a resample is 
 every score is a function of the weighted sums (`scores`). AUROC is a sum over pairs of items, so its
 statistic is one number per pair of patients. Values with unit weights are those of scikit-learn.
 
-Classes without a labelled item are left out of the macro averages (balanced accuracy, F1, AUROC). A resample
-that has lost one of the remaining classes has no value of these scores (NaN): an average over fewer classes
-would be another quantity.
+Classes without a labelled item are left out of the macro averages (balanced accuracy, F1, AUROC, one-vs-rest
+accuracy). A resample that has lost one of the remaining classes has no value of the first three (NaN): an
+average over fewer classes would be another quantity.
 """
 
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ def scores(
         "balanced_accuracy": balanced_accuracy(confusion, present),
         "macro_f1": macro_f1(confusion, present),
         "auroc": auroc(sums, weights, present),
-        "ovr_accuracy": ovr_accuracy(confusion),
+        "ovr_accuracy": ovr_accuracy(confusion, present),
         "log_loss": _ratio(weights @ sums.log_loss, n),
         "brier": _ratio(weights @ sums.brier, n),
         "ece": _ratio(np.abs(weights @ sums.gaps).sum(axis=1), n),
@@ -150,16 +150,16 @@ def macro_f1(confusion: np.ndarray, present: np.ndarray) -> np.ndarray:
     return np.where(of_class > 0, f1, np.nan)[:, present].mean(axis=1)
 
 
-def ovr_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Mean over classes of one-vs-rest accuracy (TP + TN) / N, of confusion matrices (B, K, K).
+def ovr_accuracy(confusion: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """Mean over the classes `present` of one-vs-rest accuracy (TP + TN) / N, of confusion matrices (B, K, K).
 
-    DiPalma 2021's accuracy, by the authors' released evaluation. With one label per item it is
-    1 - 2 (1 - accuracy) / K, so it flatters: 0.8 of three classes prints as 0.867.
+    DiPalma 2021's accuracy, by the authors' released evaluation. With one label per item and all K classes
+    present it is 1 - 2 (1 - accuracy) / K, so it flatters: 0.8 of three classes prints as 0.867.
     """
     n = confusion.sum(axis=(1, 2))[:, None]
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     wrong = confusion.sum(axis=1) + confusion.sum(axis=2) - 2 * hits
-    return _ratio(n - wrong, np.broadcast_to(n, hits.shape)).mean(axis=1)
+    return _ratio(n - wrong, np.broadcast_to(n, hits.shape))[:, present].mean(axis=1)
 
 
 def kappa_quadratic(confusion: np.ndarray) -> np.ndarray:
