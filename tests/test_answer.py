@@ -2,6 +2,9 @@ from typing import Any
 
 from lowmag.answer import answer
 
+ENOUGH = {"enough_patients": True, "can_tell": True, "effective_patients": 66.0, "needed_patients": 59}
+FEW = {"enough_patients": False, "can_tell": False, "effective_patients": 7.6, "needed_patients": 59}
+
 
 def student(magnification: float, **changes: Any) -> dict[str, Any]:
     content = {
@@ -35,12 +38,13 @@ def summary(recommended: dict[str, Any] | None, *others: dict[str, Any], **chang
         "seeds": 3,
         "classes": 3,
         "classes_in_test": 3,
-        "test": {"patients": 40, "slides": 52, "tiles": 900, "enough_patients": True},
+        "test": {"patients": 40, "slides": 52, "tiles": 900} | ENOUGH,
         "teacher": student(10.0, value=0.88, low=0.82, high=0.93, seconds_per_slide=3.1, compute_saving=1.0),
         "n_students": 20,
         "chosen_on": "val",
         "n_not_worse": 1 if recommended else 0,
         "recommended": recommended,
+        "as_measured": recommended,
         "best_per_magnification": [recommended, *others] if recommended else list(others),
     }
     return content | changes
@@ -65,11 +69,23 @@ def test_a_firm_answer_is_two_sentences_of_loss_and_saving() -> None:
     assert found.cautions == []
 
 
-def test_few_patients_make_the_answer_provisional_and_are_warned_of() -> None:
-    few = {"patients": 8, "slides": 16, "tiles": 128, "enough_patients": False}
-    found = answer(summary(student(1.25), test=few))
-    assert found.sentences[0].startswith("1.25x looks low enough, provisionally")
+def test_too_few_patients_leave_what_was_measured_and_say_so() -> None:
+    few = {"patients": 8, "slides": 16, "tiles": 128} | FEW
+    seen = student(1.25, lower_bound=-0.31, not_worse=False)
+    found = answer(summary(None, seen, test=few, as_measured=seen))
+    assert found.sentences[0].startswith(
+        "The test patients are too few to show how low one can go; by the differences as measured it is 1.25x"
+    )
+    assert "within the margin of 0.05, but a loss of 0.31 cannot be ruled out" in found.sentences[0]
     assert "Only 8 test patients" in found.cautions[0]
+    assert "they weigh as 8" in found.cautions[1]
+    assert "59 are needed" in found.cautions[1]
+
+
+def test_too_few_patients_and_a_loss_measured_leave_the_closest() -> None:
+    far = student(5.0, difference=-0.2, lower_bound=-0.4)
+    found = answer(summary(None, far, test={"patients": 8, "slides": 16, "tiles": 128} | FEW))
+    assert found.sentences[0].startswith("No magnification below 10x could be shown to be good enough")
 
 
 def test_students_chosen_on_the_test_split_make_the_answer_provisional() -> None:

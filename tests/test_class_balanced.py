@@ -56,7 +56,7 @@ def test_resamples_repeat_and_a_class_without_pictures_is_left_out() -> None:
         assert np.array_equal(one[name], other[name], equal_nan=True)
         assert np.isfinite(one[name]).all()
     assert one["macro_recall"].mean() == pytest.approx((5 / 6 + 7 / 8) / 2, abs=0.02)
-    # Of the classes that are there, as in every other table: without class 1, to which one picture goes wrongly.
+    # Of the classes that are there, as everywhere: without class 1, to which one picture goes wrongly.
     right = 1 - (1 / 6 + 1 / 8) / 2
     expected = np.mean([right, 1 - (1 / 8 + 0) / 2])
     assert one["ovr_accuracy"].mean() == pytest.approx(expected, abs=0.02)

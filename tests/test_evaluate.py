@@ -97,7 +97,15 @@ def test_counts_say_what_was_scored(results):
     rows = results.metrics.groupby(["level", "split"])[["n_patients", "n"]].agg(["min", "max"])
     assert rows.loc[("tile", "test")].tolist() == [8, 8, 128, 128]
     assert rows.loc[("slide", "val")].tolist() == [8, 8, 16, 16]
-    assert results.summary["test"] == {"patients": 8, "slides": 16, "tiles": 128, "enough_patients": False}
+    assert results.summary["test"] == {
+        "patients": 8,
+        "slides": 16,
+        "tiles": 128,
+        "enough_patients": False,
+        "effective_patients": 6,  # 3, 3 and 2 patients of the three classes
+        "needed_patients": 59,
+        "can_tell": False,
+    }
 
 
 def test_mean_row_is_the_mean_of_the_seeds(results):
@@ -133,11 +141,16 @@ def test_a_difference_is_that_of_the_means(results):
         assert compared["difference"].item() == pytest.approx(of_student - row["value"].item(), abs=2e-6)
 
 
-def test_not_worse_is_stricter_than_the_point_and_looser_than_the_interval(results):
-    table = select(results.comparisons, reference="teacher")
+def test_not_worse_is_stricter_than_the_point_and_said_of_balanced_accuracy_alone(tmp_path):
+    study = make_study(evaluation={"bootstrap": 300, "margin": 0.3})
+    make_predictions(tmp_path / "predictions", study, Shape(patients=24, tiles_per_slide=3))
+    results = Results(tmp_path, study)
+    assert results.summary["test"]["can_tell"]
+    table = select(results.comparisons, reference="teacher", metric="balanced_accuracy")
+    assert select(results.comparisons, metric="auroc")["not_worse"].isna().all()
+    assert (table["bound"] < table["difference"]).all()
     said = table["not_worse"].astype(bool)
-    assert (table["difference"][said] > -table["margin"][said]).all()
-    assert said[table["low"] > -table["margin"]].all()
+    assert (said == (table["bound"] > -table["margin"])).all()
     assert said.any()
     assert not said.all()
 
@@ -152,10 +165,14 @@ def test_a_student_that_is_the_teacher_differs_by_exactly_nothing(small):
     assert len(rows) == 8
     assert (rows[["difference", "low", "high"]] == 0).all(axis=None)
     assert (rows["p"] == 1).all()
-    assert rows["not_worse"].astype(bool).all()
+    # Six patients cannot show it, though: what a seventh would do is not known.
+    verdict = select(rows, metric="balanced_accuracy")
+    assert (verdict["bound"] < -0.3).all()
+    assert not verdict["not_worse"].astype(bool).any()
+    assert results.summary["recommended"] is None
     agreement = results.metric(method="dipalma2021", unlabelled=0, metric="teacher_agreement")
     assert (agreement["value"] == 1).all()
-    assert results.summary["recommended"]["magnification"] == 1.25
+    assert results.summary["as_measured"]["magnification"] == 1.25
 
 
 def test_tables_do_not_depend_on_the_order_of_rows(small):
@@ -234,7 +251,7 @@ def expected_recommendation(results):
 
 def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
     """There are enough patients, so the slide level decides."""
-    study = make_study(seeds=[0], students=[2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.15})
+    study = make_study(seeds=[0], students=[2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.3})
     make_predictions(tmp_path / "predictions", study, Shape(patients=24))
     results = Results(tmp_path, study)
     summary = results.summary
@@ -256,8 +273,8 @@ def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
 
 
 def test_how_low_every_method_can_go_is_told_with_its_savings(tmp_path):
-    study = make_study(seeds=[0], students=[5, 2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.1})
-    make_predictions(tmp_path / "predictions", study, Shape(patients=24))
+    study = make_study(seeds=[0], students=[5, 2.5, 1.25], evaluation={"bootstrap": 500, "margin": 0.3})
+    make_predictions(tmp_path / "predictions", study, Shape(48, slides_per_patient=1, tiles_per_slide=4))
     results = Results(tmp_path, study)
     table = pd.read_csv(tmp_path / "evaluation/how_low.tsv", sep="\t")
     rows = select(results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher")
@@ -265,8 +282,12 @@ def test_how_low_every_method_can_go_is_told_with_its_savings(tmp_path):
     for _, found in table.iterrows():
         own = select(rows, method=found["method"], unlabelled=found["unlabelled"])
         own = own.sort_values("magnification", ascending=False)
-        n_passed = int(np.cumprod(own["not_worse"].astype(bool)).sum())
+        n_alone = int(np.cumprod(own["not_worse"].astype(bool)).sum())
+        n_passed = int(own["low_enough"].astype(bool).sum())
         assert own["low_enough"].astype(bool).tolist() == [True] * n_passed + [False] * (3 - n_passed)
+        assert n_passed <= n_alone
+        alone = own.iloc[n_alone - 1]["magnification"] if n_alone else np.nan
+        assert found["magnification_alone"] == pytest.approx(alone, nan_ok=True)
         if n_passed:
             last = own.iloc[n_passed - 1]
             assert found["magnification"] == last["magnification"]

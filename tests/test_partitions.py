@@ -92,6 +92,13 @@ def test_picture_in_two_splits_is_refused(sicap: Path) -> None:
     assert f"row 10: {TEST}: 16B1_Block_Region_0_0_0_xini_0_yini_7.jpg is in {TRAIN} too" in text
 
 
+def test_picture_listed_twice_is_refused_with_both_rows(sicap: Path) -> None:
+    header, *rows = rows_of(sicap / VAL)
+    write_sheet(sicap / VAL, header, [*rows, rows[1]])  # pyright: ignore
+    expected = f"row {len(rows) + 2}: {VAL}: {rows[1][0]} is in row 3 too; take one of them out"
+    assert expected in complaint(sicap)
+
+
 def test_copy_under_another_name_in_another_split_is_refused(sicap: Path, tmp_path: Path) -> None:
     train, test = (next((sicap / "images").glob(f"{slide}_*")) for slide in ("16B1", "18B6"))
     test.write_bytes(train.read_bytes())

@@ -86,6 +86,19 @@ def test_the_released_oversampling_draws_its_list_once_for_a_run() -> None:
     assert len(np.unique(seen[seen >= 2000])) == 1000 - never
 
 
+def test_share_of_less_than_a_slide_is_refused_with_the_least_that_counts(tmp_path: Path) -> None:
+    cohort = Cohort(train=("calm", "busy", *[""] * 4))
+    index = index_of(tmp_path, cohort)
+    with pytest.raises(UserError, match=r"10 % of the 4 unlabelled training slides is not one.*take 13 or"):
+        choose_pool(index, CLASSES, share=10, seed=0, student=True)
+    assert len(choose_pool(index, CLASSES, share=13, seed=0, student=True).unlabelled) > 0
+
+
+def test_share_of_no_unlabelled_slides_is_none(tmp_path: Path) -> None:
+    index = index_of(tmp_path, Cohort(train=("calm", "busy")))
+    assert len(choose_pool(index, CLASSES, share=50, seed=0, student=True).unlabelled) == 0
+
+
 def test_larger_share_contains_the_smaller(tmp_path: Path) -> None:
     index = index_of(tmp_path, Cohort(train=("calm", "busy", *[""] * 8)))
     pools = [choose_pool(index, CLASSES, share=s, seed=3, student=True) for s in (0, 25, 50, 100)]

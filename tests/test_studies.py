@@ -35,3 +35,16 @@ def test_the_attention_study_differs_by_the_term_alone_on_maps_of_three_sizes(ma
 def test_the_share_study_gives_every_distilled_method_four_shares():
     study = added_to_the_demo("unlabelled_shares").study(["a", "b"])
     assert [len(study.shares(name)) for name in study.methods] == [1, 4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("study", ["ebhi", "unlabelled_shares"])
+def test_methods_without_labels_do_not_draw_by_them(study):
+    config = added_to_the_demo(study)
+    assert config.students.balance is True
+    for name, method in config.methods.items():
+        needs_label = any(term.needs_label for term in method.terms.values())
+        assert config.student_training(name).balance is needs_label
+    assert config.student_training("dipalma2021").balance is False
+    own = config.methods["dipalma2021"].model_copy(update={"training": {"balance": True}})
+    asked = config.model_copy(update={"methods": {"dipalma2021": own}})
+    assert asked.student_training("dipalma2021").balance is True

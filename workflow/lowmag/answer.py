@@ -35,13 +35,20 @@ def answer(summary: Content) -> Answer:
             else f"{lowest} looks low enough, provisionally"
         )
         verdict = f"so it is not worse than the teacher by more than the margin of {margin:g}"
+    elif summary["as_measured"] and not summary["test"]["can_tell"]:
+        student = summary["as_measured"]
+        opening = (
+            "The test patients are too few to show how low one can go; by the differences as measured it is "
+            f"{name_of(student['magnification'])}"
+        )
+        verdict = f"within the margin of {margin:g}, but {_possible_loss(student)}"
     else:
         student = max(summary["best_per_magnification"], key=_lower_bound)
         opening = (
-            f"No magnification below {name_of(teacher['magnification'])} could be shown to be good enough"
+            f"No magnification below {name_of(teacher['magnification'])} could be shown to be good enough; "
+            f"{name_of(student['magnification'])} comes closest"
         )
-        verdict = f"and a loss of more than the margin of {margin:g} cannot be ruled out"
-        opening += f"; {name_of(student['magnification'])} comes closest"
+        verdict = f"and {_possible_loss(student)}, with a margin of {margin:g}"
     name = student_name(student["method"], student["magnification"], student["unlabelled"])
     difference = with_interval(
         {
@@ -56,6 +63,10 @@ def answer(summary: Content) -> Answer:
         f"where the {teacher_name} reaches {with_interval(teacher)}, a difference of {difference}, {verdict}."
     )
     return Answer([first, saving(student, teacher, teacher_name)], basis(summary), cautions(summary))
+
+
+def _possible_loss(student: Content) -> str:
+    return f"a loss of {score(-_lower_bound(student))} cannot be ruled out"
 
 
 def has_learned(summary: Content) -> bool:
@@ -81,8 +92,8 @@ def no_answer(summary: Content) -> list[str]:
 
 
 def is_firm(summary: Content) -> bool:
-    """Whether the tested students were chosen on validation data, and tested on enough patients."""
-    return summary["test"]["enough_patients"] and summary["chosen_on"] == "val"
+    """Whether the tested students were chosen on validation data."""
+    return summary["chosen_on"] == "val"
 
 
 def saving(student: Content, teacher: Content, teacher_name: str) -> str:
@@ -121,8 +132,10 @@ def basis(summary: Content) -> str:
         f"Balanced accuracy is the share recognised, averaged over {_classes(summary)}. "
         f"Brackets are {inside} intervals from {whole(summary['bootstrap'])} resamples of patients. "
         f"“Not worse” means that the one-sided {inside} lower bound of the difference lies above "
-        f"−{summary['margin']:g}, the margin set in the config: {summary['n_not_worse']} of "
-        f"{count(summary['n_students'], 'student')} pass. For the answer the student of each "
+        f"−{summary['margin']:g}, the margin set in the config; the bound reckons with one more patient, of "
+        "the rarest class, on whom the student loses everything. Each tested by itself, "
+        f"{summary['n_not_worse']} of {count(summary['n_students'], 'student')} pass. For the answer the "
+        "student of each "
         "magnification that is best on validation is tested, from the highest magnification down until one "
         f"fails; so the {100 - 100 * summary['confidence']:.0f} % holds for all of these tests together."
     )
@@ -141,8 +154,15 @@ def cautions(summary: Content) -> list[str]:
     found, test = [], summary["test"]
     if not test["enough_patients"]:
         found.append(
-            f"Only {count(test['patients'], 'test patient')}: below {ENOUGH_PATIENTS} the intervals are "
-            "narrower than they say and “not worse” is said too easily. Take the answer as preliminary."
+            f"Only {count(test['patients'], 'test patient')}: below {ENOUGH_PATIENTS} the intervals can be "
+            "narrower than they say. Take the answer as preliminary."
+        )
+    if not test["can_tell"]:
+        found.append(
+            f"With these test patients no student can be shown to be not worse by {summary['margin']:g}, "
+            f"whatever it does: they weigh as {test['effective_patients']:.0f} (the classes times the "
+            f"effective number of patients of the rarest one), and {test['needed_patients']} are needed, or "
+            "a wider margin."
         )
     if summary["chosen_on"] != "val":
         found.append(

@@ -1,18 +1,19 @@
 """Paired comparison of every student with the teacher and with the reference methods at its magnification."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from lowmag import bootstrap
-from lowmag.bootstrap import Estimate
+from lowmag import bootstrap, noninferiority
+from lowmag.bootstrap import Estimate, Resamples
 from lowmag.predictions import Group, Level
 from lowmag.study import Study
 
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc", "kappa_quadratic")
-TEACHER = "teacher"
+LARGEST_SHARE = 1e6
+TEACHER, HEADLINE = "teacher", "balanced_accuracy"
 
 COLUMNS = (
     "level",
@@ -41,14 +42,22 @@ Scores = dict[Group, dict[str, Estimate]]
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The resamples of a part, and in each the share of the patient nobody saw (`noninferiority`)."""
+
+    resamples: Resamples
+    unseen: np.ndarray  # (B,)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Student minus reference, mean over seeds, on the test split.
 
-    `low, high` is the two-sided 95 % interval. `bound` is the one-sided 95 % lower bound, the 5th percentile,
+    `low, high` is the two-sided 95 % interval. `bound` is the one-sided 95 % lower bound (`noninferiority`)
     and `not_worse` says that it lies above -margin: a test of non-inferiority at 5 %, made against the
-    teacher only. `p` is of no difference at all; `p_worse` of a loss of the margin or more. Both are
-    corrected by Holm within (level, metric, reference). `low_enough`: not worse, nor is any higher
-    magnification of the method and share (`how_low`).
+    teacher and of balanced accuracy only, whose margin it is. `p` is of no difference at all; `p_worse` of a
+    loss of the margin or more. Both are corrected by Holm within (level, metric, reference). `low_enough`:
+    not worse, nor is any higher magnification of the method and share, corrected over these (`how_low`).
 
     `gap_closed` is the difference to a reference method as a share of the teacher's, with its 95 % interval:
     1 is as good as the teacher. NaN against the teacher, and where the teacher is not better than the
@@ -79,15 +88,16 @@ class Comparison:
         return self.bound > -self.margin
 
     def columns(self) -> dict[str, Any]:
-        """The row of comparisons.tsv; what is tested by the margin is empty but against the teacher."""
+        """The row of comparisons.tsv; what is tested by the margin is empty elsewhere."""
         student = self.student
         of_student = {name: getattr(student, name) for name in ("method", "magnification", "unlabelled")}
         of_pair = {name: getattr(self, name) for name in COLUMNS if hasattr(self, name)}
-        verdict = {} if self.reference == TEACHER else dict.fromkeys(OF_TEACHER)
+        tested = (self.reference, self.metric) == (TEACHER, HEADLINE)
+        verdict = {} if tested else dict.fromkeys(OF_TEACHER)
         return of_pair | of_student | verdict
 
 
-def compare(level: Level, scored: Scores, study: Study) -> list[Comparison]:
+def compare(level: Level, scored: Scores, drawn: Drawn, study: Study) -> list[Comparison]:
     """Every comparison of a level, corrected within its family, in the order metric, reference, student."""
     students = [group for group in scored if group.role == "student"]
     teacher = next(group for group in scored if group.role == TEACHER)
@@ -95,12 +105,16 @@ def compare(level: Level, scored: Scores, study: Study) -> list[Comparison]:
     for metric in METRICS:
         if metric not in scored[teacher]:
             continue
-        family = [_comparison(level, metric, (s, teacher), scored, study) for s in students]
+        family = [_comparison((level, metric), (s, teacher), scored, drawn, study) for s in students]
         found += corrected(family)
         for reference in study.references:
             others = [(s, _reference_at(s, reference, study)) for s in students if s.method != reference]
             family = [
-                _with_gap(_comparison(level, metric, pair, scored, study), pair[1], scored, teacher)
+                _with_gap(
+                    _comparison((level, metric), pair, scored, drawn, study),
+                    [scored[group][metric] for group in (*pair, teacher)],
+                    drawn.resamples,
+                )
                 for pair in others
             ]
             found += corrected(family)
@@ -114,26 +128,27 @@ def _reference_at(student: Group, reference: str, study: Study) -> Group:
     return replace(student, method=reference, unlabelled=share)
 
 
-def _with_gap(row: Comparison, reference: Group, scored: Scores, teacher: Group) -> Comparison:
-    of_student, of_reference, of_teacher = (
-        scored[group][row.metric] for group in (row.student, reference, teacher)
-    )
+def _with_gap(row: Comparison, scores: Sequence[Estimate], resamples: Resamples) -> Comparison:
+    """The row with the share of the gap closed, by the scores of student, reference and teacher."""
+    of_student, of_reference, of_teacher = scores
     gap, gaps = bootstrap.paired_difference(of_teacher, of_reference)
-    if not bootstrap.interval(gaps)[0] > 0:
+    if not resamples.interval(gaps)[0] > 0:
         return row
     gained, gains = bootstrap.paired_difference(of_student, of_reference)
-    with np.errstate(divide="ignore", invalid="ignore"):  # a resample without a gap has no share of it
-        low, high = bootstrap.interval(gains / gaps)
+    # A gain where there is no gap is more than any share of it; the rule above leaves few such resamples.
+    beyond = np.sign(gains) * LARGEST_SHARE
+    low, high = resamples.interval(np.divide(gains, gaps, out=beyond, where=gaps > 0))
     return replace(row, gap_closed=gained / gap, gap_low=low, gap_high=high)
 
 
 def _comparison(
-    level: Level, metric: str, pair: tuple[Group, Group], scored: Scores, study: Study
+    of: tuple[Level, str], pair: tuple[Group, Group], scored: Scores, drawn: Drawn, study: Study
 ) -> Comparison:
-    student, reference = pair
+    (level, metric), (student, reference) = of, pair
     difference, samples = bootstrap.paired_difference(scored[student][metric], scored[reference][metric])
-    low, high = bootstrap.interval(samples)
+    low, high = drawn.resamples.interval(samples)
     margin = study.evaluation.margin
+    with_unseen = noninferiority.with_unseen(samples, drawn.unseen)
     return Comparison(
         level=level,
         metric=metric,
@@ -142,9 +157,9 @@ def _comparison(
         difference=difference,
         low=low,
         high=high,
-        bound=bootstrap.lower_bound(samples),
-        p=bootstrap.p_two_sided(samples),
-        p_worse=bootstrap.p_worse_by(samples, margin),
+        bound=noninferiority.lower_bound(with_unseen),
+        p=drawn.resamples.p_two_sided(samples),
+        p_worse=noninferiority.p_worse_by(with_unseen, margin),
         margin=margin,
     )
 

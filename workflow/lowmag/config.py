@@ -289,9 +289,14 @@ class Config(Section):
         )
 
     def student_training(self, method: str) -> StudentTraining:
-        """How the students of a method are trained: `students`, and what the method says otherwise."""
+        """How the students of a method are trained: `students`, and what the method says otherwise.
+
+        Without a term that needs labels none decides on the drawing: `balance` is false.
+        """
         common = self.students.model_dump(exclude={"seeds", "unlabelled"})
         own = dict(self.methods[method].training)
+        if not any(term.needs_label for term in self.methods[method].terms.values()):
+            common["balance"] = False
         if isinstance(own.get("augment"), dict):
             own["augment"] = common["augment"] | own["augment"]
         return StudentTraining.model_validate(common | own)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowmag import bootstrap, class_balanced, how_low, metrics
-from lowmag.bootstrap import Estimate, Resamples
+from lowmag import bootstrap, class_balanced, how_low, metrics, noninferiority
+from lowmag.bootstrap import Estimate
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
-from lowmag.comparisons import TEACHER, Comparison, Scores, compare
+from lowmag.comparisons import HEADLINE, TEACHER, Comparison, Drawn, Scores, compare
 from lowmag.cost import COLUMNS as COST_COLUMNS
 from lowmag.cost import cost_rows
 from lowmag.errors import UserError
@@ -59,18 +59,21 @@ def write_tables(predictions: Path, reading: Path | None, out: Path, study: Stud
         )
     tiles_per_slide = float(np.median(parts["tile", "test"].items_per_slide))
     cost = cost_rows(predictions, reading, study, tiles_per_slide)
-    resamples = {key: _resamples(part, study) for key, part in parts.items()}
+    drawn = {key: draw(part, study) for key, part in parts.items()}
     scored = {
-        key: score_groups(part, resamples[key].weights, ordinal=study.ordinal) for key, part in parts.items()
+        key: score_groups(part, drawn[key].resamples.weights, ordinal=study.ordinal)
+        for key, part in parts.items()
     }
     tests = [key for key in parts if key[1] == "test"]
-    compared = [row for key in tests for row in _compared(parts[key], scored[key], study)]
-    warnings = [text for key in tests for text in _warnings(parts[key], resamples[key], scored[key], study)]
+    compared = [row for key in tests for row in _compared(parts[key], scored[key], drawn[key], study)]
+    warnings = [text for key in tests for text in _warnings(parts[key], drawn[key], scored[key], study)]
     for warning in warnings:
         log.warning("%s", warning)
-    summary: dict[str, Any] = summarise(study, Findings(parts, scored, compared, cost))
+    summary: dict[str, Any] = summarise(study, Findings(parts, drawn, scored, compared, cost))
     summary["warnings"] = warnings
-    metric_table = [row for key, part in parts.items() for row in metric_rows(part, scored[key], study)]
+    metric_table = [
+        row for key, part in parts.items() for row in metric_rows(part, scored[key], drawn[key], study)
+    ]
     if study.evaluation.class_balanced:
         metric_table += [row for key in tests for row in class_balanced_rows(parts[key], study)]
     _write_table(out / "metrics.tsv", metric_table, METRIC_COLUMNS)
@@ -81,19 +84,22 @@ def write_tables(predictions: Path, reading: Path | None, out: Path, study: Stud
     write_json(out / "summary.json", summary)
 
 
-def _compared(part: Part, scored: Scores, study: Study) -> list[Comparison]:
-    """The comparisons of a part; those with the teacher with their verdict of `how_low`."""
-    rows = compare(part.level, scored, study)
-    verdicts = {}
-    for metric in dict.fromkeys(row.metric for row in rows):
-        family = [row for row in rows if (row.metric, row.reference) == (metric, TEACHER)]
-        verdicts |= {(metric, row.student): row for row in how_low.with_verdict(family)}
-    return [verdicts[row.metric, row.student] if row.reference == TEACHER else row for row in rows]
+def _compared(part: Part, scored: Scores, drawn: Drawn, study: Study) -> list[Comparison]:
+    """The comparisons of a part; those that decide how low one can go with their verdict of `how_low`."""
+    rows = compare(part.level, scored, drawn, study)
+    family = [row for row in rows if (row.metric, row.reference) == (HEADLINE, TEACHER)]
+    verdicts = {row.student: row for row in how_low.with_verdict(family)}
+    return [verdicts[row.student] if row in family else row for row in rows]
 
 
-def _resamples(part: Part, study: Study) -> Resamples:
-    options = study.evaluation
-    return bootstrap.resample_patients(part.truth.patient_classes(), n=options.bootstrap, seed=options.seed)
+def draw(part: Part, study: Study) -> Drawn:
+    """The resamples of a part's patients, the same for every run, and of the patient nobody saw."""
+    n, seed, truth = study.evaluation.bootstrap, study.evaluation.seed, part.truth
+    resamples = bootstrap.resample_patients(
+        truth.patient_classes(), n=n, seed=seed, effective=truth.effective_patients()
+    )
+    shares = noninferiority.unseen_shares(noninferiority.effective_patients(truth), n=n, seed=seed)
+    return Drawn(resamples, shares)
 
 
 def score_groups(part: Part, weights: np.ndarray, *, ordinal: bool) -> Scores:
@@ -116,17 +122,15 @@ def score_groups(part: Part, weights: np.ndarray, *, ordinal: bool) -> Scores:
     return scored
 
 
-def metric_rows(part: Part, scored: Scores, study: Study) -> list[dict[str, Any]]:
+def metric_rows(part: Part, scored: Scores, drawn: Drawn, study: Study) -> list[dict[str, Any]]:
     """Rows of metrics.tsv: per group and metric one for each seed and `mean`, the mean over seeds."""
-    rows = []
+    interval, rows = drawn.resamples.interval, []
     for group, by_metric in scored.items():
         for name, estimate in by_metric.items():
-            for i, seed in enumerate(study.seeds):
-                rows.append(
-                    _metric_row(part, group, name, str(seed), (estimate.values[i], estimate.samples[i]))
-                )
-            mean = _metric_row(part, group, name, "mean", (estimate.mean, estimate.mean_samples))
-            rows.append(mean | {"sd_seeds": estimate.sd_seeds})
+            for seed, value, samples in zip(study.seeds, estimate.values, estimate.samples, strict=True):
+                rows.append(_metric_row(part, group, name, str(seed), (value, *interval(samples))))
+            mean = (estimate.mean, *interval(estimate.mean_samples))
+            rows.append(_metric_row(part, group, name, "mean", mean) | {"sd_seeds": estimate.sd_seeds})
     return rows
 
 
@@ -149,7 +153,7 @@ def class_balanced_rows(part: Part, study: Study) -> list[dict[str, Any]]:
             stacked = np.stack([of_seed[name] for of_seed in samples])
             named = zip([*map(str, study.seeds), "mean"], [*stacked, stacked.ravel()], strict=True)
             for seed, values in named:
-                score = (float(values.mean()), values)
+                score = (float(values.mean()), *bootstrap.percentiles(values))
                 rows.append(_metric_row(part, group, class_balanced.PREFIX + name, seed, score))
     return rows
 
@@ -161,10 +165,9 @@ def _confusion(part: Part, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _metric_row(
-    part: Part, group: Group, name: str, seed: str, score: tuple[float, np.ndarray]
+    part: Part, group: Group, name: str, seed: str, score: tuple[float, float, float]
 ) -> dict[str, Any]:
-    value, samples = score
-    low, high = bootstrap.interval(samples)
+    value, low, high = score
     return {
         "level": part.level,
         "split": part.split,
@@ -183,13 +186,21 @@ def _metric_row(
     }
 
 
-def _warnings(part: Part, resamples: Resamples, scored: Scores, study: Study) -> Iterator[str]:
+def _warnings(part: Part, drawn: Drawn, scored: Scores, study: Study) -> Iterator[str]:
     """What a reader of the test figures must know, in one sentence each."""
-    level, n_patients = part.level, part.truth.n_patients
+    level, n_patients, resamples = part.level, part.truth.n_patients, drawn.resamples
     if n_patients < bootstrap.ENOUGH_PATIENTS:
         yield (
             f"{level} level: only {n_patients} test patients; below {bootstrap.ENOUGH_PATIENTS} the "
-            "intervals are narrower than their nominal 95 % and “not worse” is said too easily"
+            "intervals can be narrower than their nominal 95 %"
+        )
+    margin = study.evaluation.margin
+    if not noninferiority.can_tell(drawn.unseen, margin):
+        effective = noninferiority.effective_patients(part.truth)
+        yield (
+            f"{level} level: no student can be shown to be not worse by {margin:g}, whatever it does: the "
+            f"test patients weigh as {effective:.0f} ({len(part.truth.present)} classes, times the effective "
+            f"number of patients of the rarest), and {noninferiority.patients_needed(margin)} are needed"
         )
     absent = [name for i, name in enumerate(study.classes) if i not in part.truth.present]
     if absent:

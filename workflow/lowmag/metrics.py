@@ -45,6 +45,16 @@ class Truth:
         np.add.at(counts, (self.patients, self.labels), 1)
         return counts.argmax(axis=1)
 
+    def effective_patients(self) -> np.ndarray:
+        """As how many patients of equal weight each of the classes `present` counts.
+
+        Patients with many items outweigh others: Kish's effective number, (sum of items)^2 / sum of items^2.
+        """
+        items = np.zeros((self.n_patients, self.n_classes))
+        np.add.at(items, (self.patients, self.labels), 1)
+        of_class = items[:, self.present]
+        return of_class.sum(axis=0) ** 2 / (of_class**2).sum(axis=0)
+
 
 @dataclass(frozen=True)
 class PatientSums:

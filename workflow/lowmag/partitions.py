@@ -51,10 +51,11 @@ def read_partitions(folder: Path, fold: int) -> tuple[list[str], list[Row]]:
 
     A picture's slide is what stands before `_Block` in its name, its patient that of wsi_labels.xlsx, or the
     slide where there is no such file. Raises UserError for a missing or unreadable spreadsheet or column,
-    rows that are not of exactly one grade, pictures that stand in two splits and slides without a patient.
+    rows that are not of exactly one grade, pictures that stand in two splits or twice in one, and slides
+    without a patient.
     """
     problems, rows = Problems(folder), []
-    first: dict[str, str] = {}
+    first: dict[str, tuple[str, int]] = {}
     patients = _patients(folder)
     for split, path in partition_sheets(folder, fold).items():
         place = str(path.relative_to(folder))
@@ -64,8 +65,11 @@ def read_partitions(folder: Path, fold: int) -> tuple[list[str], list[Row]]:
             if len(grades) != 1:
                 found = " and ".join(grades) or "no grade"
                 problems.add(number, None, f"{place}: {name} has {found}; expected a 1 for one of the grades")
-            if (before := first.setdefault(name, place)) != place:
+            before, row = first.setdefault(name, (place, number))
+            if before != place:
                 problems.add(number, None, f"{place}: {name} is in {before} too; take it out of one of them")
+            elif row != number:
+                problems.add(number, None, f"{place}: {name} is in row {row} too; take one of them out")
             slide = name.split("_Block")[0]
             if patients is not None and slide not in patients:
                 problems.add(number, None, f"{place}: slide {slide} is not in {PATIENTS}; add its patient_id")

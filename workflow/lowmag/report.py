@@ -73,7 +73,7 @@ def _require(results: Path) -> None:
 
 def collect(results: Path, study: Study) -> dict[str, Any]:
     """Everything the template shows."""
-    summary = json.loads((results / "evaluation/summary.json").read_text("utf-8"))
+    summary = _read_summary(results / "evaluation/summary.json")
     cohort = read_cohort(results, study)
     return {
         "version": __version__,
@@ -91,6 +91,16 @@ def collect(results: Path, study: Study) -> dict[str, Any]:
         **_result_parts(results, study),
         **_method_parts(results, study),
     }
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary = json.loads(path.read_text("utf-8"))
+    if "as_measured" not in summary:
+        raise UserError(
+            f"{path} is of an older version, whose bound was too bold with few patients; run `snakemake`, or "
+            "`lowmag evaluate` with this folder"
+        )
+    return summary
 
 
 def _pictures(results: Path, study: Study) -> dict[str, Picture]:

@@ -24,7 +24,7 @@ def score_table(metrics: Sequence[Row], level: str, study: Study) -> Table:
     """Scores of every run group on the test split of one level, with intervals and the spread over seeds."""
     rows = pick(metrics, level=level, split="test", seed="mean")
     names = [name for name in SHOWN if pick(rows, metric=name)]
-    spread = [f"sd of balanced accuracy, {len(study.seeds)} seeds"] if len(study.seeds) > 1 else []
+    spread = [f"sample sd of balanced accuracy, {len(study.seeds)} seeds"] if len(study.seeds) > 1 else []
     table = Table(["magnification", "method", "unlabelled", *(METRICS[name] for name in names), *spread], 3)
     for role, method, magnification, share in _groups(rows):
         group = pick(rows, role=role, method=method, magnification=magnification, unlabelled=share)
@@ -46,19 +46,20 @@ def _groups(rows: Sequence[Row]) -> list[tuple[str, str, float, float]]:
 
 def how_low_table(summary: Mapping[str, Any]) -> Table:
     """The lowest magnification of every method and share that is not worse, and what it saves."""
-    header = ["method", "unlabelled", "lowest not worse", "difference to the teacher", "lower bound"]
-    table = Table([*header, "less computation", "fewer bytes read", "less time"], 2)
+    header = ["method", "unlabelled", "lowest not worse", "by itself", "difference to the teacher"]
+    table = Table([*header, "lower bound", "less computation", "fewer bytes read", "less time"], 2)
     for row in summary["how_low"]:
         lowest, identity = row["lowest"], [row["method"], f"{row['unlabelled']:.0f} %"]
+        alone = name_of(row["alone"]) if row["alone"] else "none"
         if lowest is None:
-            table.add(*identity, "none", *[NONE] * 5)
+            table.add(*identity, "none", alone, *[NONE] * 5)
             continue
         of_difference = {"low": lowest["difference_low"], "high": lowest["difference_high"]}
         difference = with_interval({"difference": lowest["difference"]} | of_difference, "difference")
         savings = [lowest[name] for name in ("compute_saving", "bytes_saving", "time_saving")]
         shown = [NONE if saving is None else f"× {three_digits(saving)}" for saving in savings]
         where = Cell(name_of(lowest["magnification"]), "good")
-        table.add(*identity, where, difference, signed(lowest["lower_bound"]), *shown)
+        table.add(*identity, where, alone, difference, signed(lowest["lower_bound"]), *shown)
     return table
 
 

@@ -39,13 +39,20 @@ def choose_pool(index: TileIndex, classes: Sequence[str], *, share: int, seed: i
     Slides are taken in an order drawn by `seed`, so a larger share contains a smaller one. An epoch of a
     student is as long as labelled and all unlabelled tiles together, whatever its share, so that all runs of
     a study take the same number of steps. Bad tiles are left out. Raises UserError when there is nothing to
-    train on, or nothing of one class.
+    train on, or nothing of one class, and when a share above 0 is not one slide.
     """
     by_class = tuple(np.flatnonzero(index.usable & (index.labels == k)) for k in range(len(classes)))
     _check_classes(by_class, classes)
     without_label = np.flatnonzero(index.usable & (index.labels < 0))
     slides = _drawn_order([index.slides[i].slide_id for i in np.unique(index.slide[without_label])], seed)
-    chosen = set(slides[: round(len(slides) * share / 100)])
+    n_chosen = round(len(slides) * share / 100)
+    if share and slides and not n_chosen:
+        least = next(s for s in range(share, 101) if round(len(slides) * s / 100))
+        raise UserError(
+            f"students.unlabelled: {share} % of the {len(slides)} unlabelled training slides is not one, so "
+            f"this run would be that of 0 % under another name; take {least} or more, or leave it out"
+        )
+    chosen = set(slides[:n_chosen])
     taken = [index.slides[i].slide_id in chosen for i in index.slide[without_label]]
     unlabelled = without_label[np.array(taken, bool)]
     n_labelled = sum(len(ids) for ids in by_class)

@@ -104,7 +104,7 @@ def computation(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
 
 
 def lowest_not_worse(comparisons: Sequence[Row], level: str, method: str, share: int) -> float | None:
-    """The lowest magnification of a method and share that passes in its sequence (`how_low`), or None."""
+    """The lowest magnification of a method and share that passes, corrected over methods, or None."""
     rows = pick(comparisons, level=level, metric=HEADLINE, reference=TEACHER, method=method)
     passed = pick(rows, unlabelled=share, low_enough="True")
     return min((row["magnification"] for row in passed), default=None)

@@ -3,23 +3,24 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
-from lowmag import bootstrap, how_low
+from lowmag import bootstrap, how_low, noninferiority
 from lowmag.bootstrap import Estimate
-from lowmag.comparisons import TEACHER, Comparison, Scores
+from lowmag.comparisons import HEADLINE, TEACHER, Comparison, Drawn, Scores
 from lowmag.predictions import Group, Level, Part
 from lowmag.study import Study
 
-HEADLINE = "balanced_accuracy"
 PRICES = ("compute_saving", "bytes_saving", "time_saving", "read_mb_per_slide", "seconds_per_slide")
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `evaluate` found: parts and scores by (level, split), comparisons on the test split, cost."""
+    """What `evaluate` found: parts, resamples and scores by (level, split), comparisons on the test, cost."""
 
     parts: Mapping[tuple[str, str], Part]
+    drawn: Mapping[tuple[str, str], Drawn]
     scored: Mapping[tuple[str, str], Scores]
     compared: Sequence[Comparison]
     cost: Sequence[Mapping[str, Any]]
@@ -37,7 +38,8 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
     Decided by balanced accuracy, mean over seeds. At every magnification one student is tested, that with the
     highest validation score of tiles (`best_per_magnification`): choosing on the test split would flatter.
     They are one fixed sequence from the highest magnification down (`how_low`), so the level needs no
-    division by the number of students. `how_low` says the same of every method and share by itself.
+    division by the number of students. `as_measured` is where the differences themselves would lead: the
+    lowest with none below -margin. `how_low` says the same of every method and share, corrected over them.
     """
     family = [
         row
@@ -48,7 +50,7 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
     passed = how_low.in_sequence(best)
     teacher = next(group for group in found.scored[found.level, "test"] if group.role == TEACHER)
     tiles = found.parts["tile", "test"]
-    deciding = found.parts[found.level, "test"].truth
+    measured = list(takewhile(lambda row: row.difference > -row.margin, best))
     return {
         "level": found.level,
         "metric": HEADLINE,
@@ -57,20 +59,32 @@ def summarise(study: Study, found: Findings) -> dict[str, Any]:
         "bootstrap": study.evaluation.bootstrap,
         "seeds": len(study.seeds),
         "classes": len(study.classes),
-        "classes_in_test": len(deciding.present),
+        "classes_in_test": len(found.parts[found.level, "test"].truth.present),
         "test": {
             "patients": tiles.truth.n_patients,
             "slides": len(tiles.items_per_slide),
             "tiles": tiles.n,
-            "enough_patients": deciding.n_patients >= bootstrap.ENOUGH_PATIENTS,
-        },
+        }
+        | _patients(study, found),
         "teacher": {"magnification": study.teacher} | _score(teacher, found) | _price(teacher, found),
         "n_students": len(family),
         "n_not_worse": sum(row.not_worse for row in family),
         "chosen_on": "val" if ("tile", "val") in found.scored else "test",
         "recommended": _record(passed[-1], found) if passed else None,
+        "as_measured": _record(measured[-1], found) if measured else None,
         "best_per_magnification": [_record(row, found) for row in best],
         "how_low": how_low.lowest_of_methods(family, lambda row: _record(row, found)),
+    }
+
+
+def _patients(study: Study, found: Findings) -> dict[str, Any]:
+    """Whether the test patients of the deciding level are enough, for intervals and for any verdict."""
+    truth, margin = found.parts[found.level, "test"].truth, study.evaluation.margin
+    return {
+        "enough_patients": truth.n_patients >= bootstrap.ENOUGH_PATIENTS,
+        "effective_patients": noninferiority.effective_patients(truth),
+        "needed_patients": noninferiority.patients_needed(margin),
+        "can_tell": noninferiority.can_tell(found.drawn[found.level, "test"].unseen, margin),
     }
 
 
@@ -104,7 +118,7 @@ def _record(row: Comparison, found: Findings) -> dict[str, Any]:
 
 def _score(group: Group, found: Findings) -> dict[str, float | None]:
     estimate: Estimate = found.scored[found.level, "test"][group][HEADLINE]
-    low, high = bootstrap.interval(estimate.mean_samples)
+    low, high = found.drawn[found.level, "test"].resamples.interval(estimate.mean_samples)
     return {"value": _finite(estimate.mean), "low": _finite(low), "high": _finite(high)}
 
 
