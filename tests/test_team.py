@@ -1,28 +1,31 @@
 """A teacher trained by two processes, as by one."""
 
-import fcntl
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
+import uuid
 
 import pytest
 import torch
-from lowmag import train
+from lowmag import gpus, train
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.lesson import Job
 from lowmag.models import weights_sha256
 from lowmag.recipe import Teacher
-from lowmag.team import ALONE, Team
+from lowmag.team import ALONE, Team, children
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, make_cohort
 from torch import nn
 
 OPTIONS = Teacher(stride=16, epochs=4, batch_size=8, accumulate=2, lr=1e-4, select="last", require="nothing")
+GPUS = [f"GPU-{uuid.uuid4()}" for _ in range(2)]  # only said to be there
 START = """
 import sys
+import time
+import uuid
 from lowmag import cli
 sys.argv = ["lowmag", *sys.argv[1:]]
 sys.exit(cli.main())
@@ -46,9 +49,14 @@ def command(folder, name, options=OPTIONS, n=2):
 
 def finished(folder, name, options=OPTIONS):
     """The run, on two GPUs that are only said to be there: they are locked, and computed with is the CPU."""
-    said = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(folder)}
     started = command(folder, name, options)
-    return subprocess.run(started, capture_output=True, text=True, timeout=600, check=False, env=said)
+    return subprocess.run(
+        started, capture_output=True, text=True, timeout=600, check=False, env=environment()
+    )
+
+
+def environment():
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(GPUS)}
 
 
 def job_of(folder, name):
@@ -75,17 +83,36 @@ def test_two_processes_train_as_one(folder, two):
     assert len((two / "metrics.csv").read_text().splitlines()) == 1 + OPTIONS.epochs
 
 
-def test_stopped_team_goes_on_to_the_same_weights(folder, two):
-    """SIGTERM to the process that Snakemake knows: all stop, one saves, exit 75; again, and it finishes."""
-    process = subprocess.Popen(command(folder, "stopped"), stderr=subprocess.PIPE, text=True)
+def stopped_by(folder, name, strike):
+    """Exit status of a team that `strike` was aimed at, given its first process, while it trains."""
+    longer = OPTIONS if name == "stopped" else OPTIONS.model_copy(update={"epochs": 1000})
+    process = subprocess.Popen(
+        command(folder, name, longer),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment(),
+    )
     assert process.stderr is not None
     for line in process.stderr:
         if "epoch 1/" in line:
-            process.send_signal(signal.SIGTERM)
+            strike(process)
             break
     process.stderr.read()
     process.stderr.close()
-    assert process.wait() == EXIT_UNFINISHED
+    return process.wait()
+
+
+def strike_all_twice(process):
+    """As `scancel` does, which tells every process of a step."""
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.2)
+
+
+def test_stopped_team_goes_on_to_the_same_weights(folder, two):
+    """All stop, one saves, exit 75; again, and it finishes."""
+    assert stopped_by(folder, "stopped", strike_all_twice) == EXIT_UNFINISHED
     assert (folder / "stopped-state/checkpoint.pt").exists()
     assert not (folder / "stopped/model.safetensors").exists()
     again = finished(folder, "stopped")
@@ -93,6 +120,13 @@ def test_stopped_team_goes_on_to_the_same_weights(folder, two):
     assert "resuming in epoch" in again.stderr
     first, second = (weights_sha256(run / "model.safetensors") for run in (two, folder / "stopped"))
     assert first == second
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_to_the_process_that_snakemake_knows_stops_all(folder, number):
+    name = f"told-{number.name}"
+    assert stopped_by(folder, name, lambda process: process.send_signal(number)) == EXIT_UNFINISHED
+    assert (folder / f"{name}-state/checkpoint.pt").exists()
 
 
 def test_bad_input_is_told_as_by_one_process(folder):
@@ -124,33 +158,18 @@ def test_no_part_is_larger_than_asked_for(batch, at_most, size, part):
 
 
 def test_gpus_stay_taken_when_the_process_that_started_the_team_is_killed(folder):
-    said = {**os.environ, "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(folder)}
     longer = OPTIONS.model_copy(update={"epochs": 1000})
     with subprocess.Popen(
-        command(folder, "orphaned", longer), stderr=subprocess.PIPE, text=True, env=said
+        command(folder, "orphaned", longer), stderr=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stderr is not None
         while "epoch 1/" not in (line := process.stderr.readline()):
             assert line, "it ended"
-        team = children(process.pid)
+        (torchrun,) = children(process.pid)
         process.kill()
         process.wait()
         try:
-            assert team
-            assert is_locked(folder / "lowmag-gpus" / "0.lock")
+            assert all(gpus.is_taken(device.lock) for device in gpus.devices_of(GPUS, ""))
         finally:
-            for pid in team:
+            for pid in children(torchrun):
                 os.kill(pid, signal.SIGTERM)
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def is_locked(path: Path) -> bool:
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False

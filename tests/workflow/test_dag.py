@@ -54,6 +54,7 @@ def test_gpu_is_asked_for_by_gpu_work_alone(study):
     for name, body in jobs:
         (resources,) = [line for line in body.splitlines() if line.strip().startswith("resources:")]
         assert ("gpu=1" in resources) == (name in GPU_RULES), (name, resources)
+        assert ("nodes=1" in resources) == (name == "teacher")  # SLURM would spread several GPUs
         if name != "all":
             assert "mem_mb=" in resources, name
             assert "runtime=" in resources, name

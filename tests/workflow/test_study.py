@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SLIDE_RULES = {"inspect", "tissue", "tiles"}
 STUDENT_RULES = {"student", "predictions", "evaluate", "figures", "gallery", "report", "provenance", "all"}
 TRAINING_RULES = {"teacher", "targets", *STUDENT_RULES}
 
+GPUS = [f"GPU-{uuid.uuid4()}" for _ in range(2)]
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> StudyFolder:
@@ -26,7 +29,7 @@ def finished(tmp_path_factory) -> StudyFolder:
     demo = json.dumps(TINY["demo"])
     assert cli.main(["demo", "--out", str(study.folder / "cohort"), "--options", demo]) == 0
     study.configure(slides="cohort/slides.csv")
-    result = study.snakemake(CUDA_VISIBLE_DEVICES="0,1")
+    result = study.snakemake(CUDA_VISIBLE_DEVICES=",".join(GPUS))
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 
@@ -49,7 +52,7 @@ def test_every_run_had_a_gpu_of_its_own(finished):
     used = [re.findall(r"using GPU (\S+)$", log, re.MULTILINE) for log in logs]
     assert len(used) > 10
     assert all(len(found) == 1 for found in used), used
-    assert {found[0] for found in used} == {"0", "1"}  # two students at once
+    assert {found[0] for found in used} == {*GPUS}  # two students at once
 
 
 def test_every_stage_left_its_files(finished):

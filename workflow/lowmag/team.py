@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,8 @@ PATIENCE = timedelta(days=1)  # between two meetings: while the first waits for 
 STATUS = "LOWMAG_TEAM_STATUS"  # file for the exit status of the first process: torchrun does not pass it on
 T = TypeVar("T")
 EXIT_FOR_USER = 2  # of a UserError
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # those that stop a trainer
+RESEND_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -132,27 +135,59 @@ def is_member() -> bool:
 
 
 def run(n: int, arguments: Sequence[str], locks: Sequence[int] = ()) -> int:
-    """Exit status of `lowmag` with some arguments in `n` processes; SIGTERM and SIGINT are passed on.
+    """Exit status of `lowmag` with some arguments in `n` processes, which are told of signals that come here.
 
     torchrun inherits `locks`, so that the GPUs stay taken should this process be killed.
     """
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}"]
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={n}", *_deaf()]
     # Not --standalone: its way of meeting unpickles what anyone who reaches the port has left there.
     command += ["--rdzv-backend=static", "--nnodes=1", "--node-rank=0"]
     command += ["--master-addr=127.0.0.1", f"--master-port={_free_port()}", "-m", "lowmag.cli", *arguments]
+    came: list[int] = []
     with tempfile.TemporaryDirectory(prefix="lowmag-team") as folder:
         status = Path(folder, "status")
-        process = subprocess.Popen(command, env={**os.environ, STATUS: str(status)}, pass_fds=locks)
-        previous = {
-            number: signal.signal(number, lambda number, _: process.send_signal(number))
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        # torchrun inherits what is ignored here; the processes below it do not (checkpoint.Stop).
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
         try:
-            code = process.wait()
+            process = subprocess.Popen(command, env={**os.environ, STATUS: str(status)}, pass_fds=locks)
+            for number in SIGNALS:
+                signal.signal(number, lambda number, _: came.append(number))
+            code = _wait(process, came)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         return int(status.read_text(encoding="ascii")) if status.exists() else code
+
+
+def _deaf() -> list[str]:
+    """Options by which torchrun leaves signals alone, in versions that have them.
+
+    At the first one it would kill in 30 s what has not ended by then, a save included; at the second, which a
+    job of SLURM gets as often as not, it would end at once and leave its processes behind.
+    """
+    from torch.distributed.run import get_args_parser  # slow
+
+    option = "--signals-to-handle"
+    return [f"{option}=SIGHUP,SIGQUIT"] if option in get_args_parser().format_help() else []
+
+
+def _wait(process: subprocess.Popen, came: Sequence[int]) -> int:
+    """Exit status of torchrun; the last signal that came is given to its processes until they have ended."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(RESEND_S)
+        for pid in children(process.pid) if came else ():
+            with suppress(ProcessLookupError):
+                os.kill(pid, came[-1])
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started and that have not ended."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    except OSError:  # it is ending
+        return []
 
 
 def _free_port() -> int:

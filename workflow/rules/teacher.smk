@@ -15,6 +15,7 @@ rule teacher:
     threads: plan.job("teacher").threads
     resources:
         gpu=plan.config.teacher.gpus,
+        nodes=1,
         mem_mb=plan.job("teacher").mem_mb,
         runtime=plan.job("teacher").runtime,
     params:
