@@ -39,6 +39,7 @@ rule all:
 onstart:
     refuse_unwritable()
     say_device()
+    say_missing_features()
     refuse_single_slides()
     keep_config()
     check_networks()

@@ -124,7 +124,17 @@ def test_a_dearer_student_and_an_equal_one_are_said_as_such() -> None:
 def test_a_teacher_of_unknown_cost_is_said_as_such() -> None:
     unknown = {"compute_saving": None, "bytes_saving": None, "time_saving": None}
     said = answer(summary(student(1.25, **unknown))).sentences[1]
-    assert said == "What the teacher's network costs is not known: its features were computed elsewhere."
+    assert said.startswith("How much it saves is not known: the teacher's features were computed elsewhere")
+    assert "(teacher.patch_gmac)" in said
+
+
+def test_a_teacher_of_stated_cost_saves_computation_alone() -> None:
+    stated = {"compute_saving": 150.0, "bytes_saving": None, "time_saving": None}
+    said = answer(summary(student(1.25, **stated))).sentences[1]
+    assert said.startswith(
+        "It needs 150 times less computation than the 10x teacher, going by what the config"
+    )
+    assert "neither its time nor what it read was measured" in said
 
 
 def test_pictures_have_no_seconds_per_slide() -> None:

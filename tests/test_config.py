@@ -86,8 +86,17 @@ def complaint(content: dict) -> str:
         ),
         (
             {"students": {"cell_um": 64, "input": "upsampled"}},
-            "cell_um chooses the stride of resnet18 and resnet10gn",
+            "magnification, and input is upsampled: set cell_um: null, or input: native",
         ),
+        (
+            {
+                "teacher": {"model": "vgg16", "stride": 16},
+                "students": {"model": "vgg16", "stride": 16},
+                "methods": {"x": {"cross_entropy": 1, "training": {"initial": "higher", "cell_um": 64}}},
+            },
+            "cell_um chooses among strides, and vgg16 has one alone (16): set cell_um: null here",
+        ),
+        ({"teacher": {"patch_gmac": 60}}, "a network trained here is counted: set it to null"),
         ({"students": {"initial": "higher", "weights": "a.pt"}}, "both say where to begin"),
         ({"on_bad_slide": "stop"}, "on_bad_slide: Input should be 'skip' or 'fail', found 'stop'"),
         ({"students": {"model": "resnet18"}}, "must be the same network"),
@@ -449,7 +458,7 @@ def test_terms_across_the_batch_are_refused_one_picture_at_a_time():
 def test_a_papers_study_states_every_option_of_training(study):
     """A default that changes must not change a paper."""
     content = load_configfile(str(REPOSITORY / f"workflow/studies/{study}.yaml"))
-    not_how_it_trains = {"require", "gpus", "features", "head"}
+    not_how_it_trains = {"require", "gpus", "features", "head", "patch_gmac"}
     assert set(content["teacher"]) == set(Teacher.model_fields) - not_how_it_trains
     assert set(content["students"]) == set(Students.model_fields)
     assert set(content["teacher"]["augment"]) == set(Augment.model_fields)

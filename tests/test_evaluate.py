@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from lowmag import comparisons, evaluate, scores, sheet, splits, summary
+from lowmag import comparisons, evaluate, result_tables, scores, sheet, splits, summary
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
 from lowmag.errors import UserError
 from lowmag.predictions import groups
@@ -229,6 +229,35 @@ def test_speed_is_the_median_over_runs(small):
     for speed, path in zip([10.0, 30.0, 500.0], students, strict=True):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"tiles_per_s": speed}))
     assert Results(folder, study).cost["tiles_per_s"].tolist()[1] == 30
+
+
+def test_a_teacher_on_features_has_the_computation_that_is_stated_or_none(small):
+    """Its time and what it read nobody measured; the students' stand by themselves."""
+    folder, study = small
+    path = folder / "predictions/teacher/seed0/cost.json"
+    untimed = {"parameters": None, "tiles_per_s": None, "model": "features"}
+    make_reading(folder / "reading.tsv", study)
+    for stated, saved in ((None, None), (640.0, 40.0)):
+        of_student = json.loads(next((folder / "predictions/students").rglob("cost.json")).read_text())
+        per_mm2 = stated and of_student["gmac_per_mm2"] * 40
+        content = json.loads(path.read_text()) | untimed
+        path.write_text(json.dumps(content | {"gmac_per_tile": stated, "gmac_per_mm2": per_mm2}))
+        evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
+        cost = scores.read_table(folder / "evaluation/cost.tsv")
+        assert [row["role"] for row in cost] == ["teacher", "student"]
+        teacher, student = cost
+        assert not math.isfinite(teacher["tiles_per_s"] + teacher["seconds_per_slide"])
+        assert math.isfinite(student["seconds_per_slide"])
+        savings = [student[name] for name in ("compute_saving", "bytes_saving", "time_saving")]
+        assert [value if math.isfinite(value) else None for value in savings] == [
+            pytest.approx(saved), None, None,
+        ]  # fmt: skip
+        assert scores.has_reading(cost)
+        assert set(scores.measured_seconds(cost)) == {("labels-only", 1.25), ("dipalma2021", 1.25)}
+        assert len(scores.computation(cost)) == (3 if stated else 2)
+        said = result_tables.untimed_teacher(cost)
+        assert ("state it as teacher.patch_gmac" in said) == (not stated)
+        assert "× nan" not in str(result_tables.cost_table(cost))
 
 
 def test_models_timed_on_different_machines_are_said_so(small, caplog):

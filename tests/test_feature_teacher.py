@@ -95,7 +95,12 @@ def test_it_learns_what_the_features_say(made):
     assert ((table["p_busy"] > 0.5) == (table["label"] == "busy")).all()
     assert set(table["split"]) == {"val", "test"}
     cost = json.loads((out / "cost.json").read_text())
-    assert cost["gmac_per_tile"] is None, "what computed the features is not counted"
+    assert (cost["gmac_per_tile"], cost["tiles_per_s"]) == (None, None), "what computed them is not counted"
+    stated = Beside(made.features, patch_gmac=60)
+    write_predictions(made.teacher, made.tiles, made.splits, out, 1, stated)
+    cost = json.loads((out / "cost.json").read_text())
+    assert (cost["gmac_per_tile"], cost["tiles_per_s"]) == (60, None), "one patch a tile"
+    assert cost["gmac_per_mm2"] == pytest.approx(60 / 0.064**2)
     with pytest.raises(UserError, match="give their folder as --features"):
         write_predictions(made.teacher, made.tiles, made.splits, out, 1)
 
@@ -137,6 +142,7 @@ def test_the_record_holds_no_path(made):
     record = json.loads((made.folder / "teacher" / "run.json").read_text())
     assert record["options"]["features"] == "features"
     assert str(made.folder) not in json.dumps(record)
+    assert len(record["features_sha256"]) == 64
     assert record["data"]["train_labelled"] == {"tiles": 16, "slides": 4, "patients": 4}
 
 
@@ -183,13 +189,21 @@ def test_students_learn_from_them_in_every_view(made, terms):
         ({"methods": {"m": {"soft_labels": 1}}, "students": {"targets": "online"}}, "set targets: cached"),
         (
             {"methods": {"m": {"soft_labels": 1}}, "students": {"initial": "teacher"}},
-            "set initial: noise|same",
+            "set initial: noise, or higher",
         ),
     ],
 )
 def test_what_features_cannot_serve_is_refused_with_its_cure(content, message):
     with pytest.raises(UserError, match=message):
         parse_config({"teacher": {"features": "features"}, **content})
+
+
+def test_students_on_features_may_begin_with_one_another():
+    """Whatever the teacher's section says of a network that is not there; the highest begins with noise."""
+    own = {"cross_entropy": 1, "soft_labels": 1, "training": {"initial": "higher", "model": "resnet18"}}
+    config = parse_config({"teacher": {"features": "features"}, "methods": {"m": own}})
+    assert config.student_training("m").initial == "higher"
+    assert config.beginnings()[0][1:] == (256, 128)
 
 
 def test_a_head_takes_no_gpus():

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lowmag import cam, models, networks
+from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.gate import check_networks
 from lowmag.models import ModelSpec
@@ -134,6 +135,43 @@ def test_a_vit_of_torchvision_takes_weights_of_another_size():
     fitted = backbone.fitted(large)["encoder.pos_embedding"]
     assert fitted.shape == own["encoder.pos_embedding"].shape
     assert torch.equal(fitted[:, 0], large["encoder.pos_embedding"][:, 0]), "the class token has no place"
+
+
+@pytest.mark.usefixtures("_small_vit")
+@pytest.mark.parametrize(("model", "stride"), [("torchvision/vit_small_of_ours", 16), ("timm/test_vit", 16)])
+def test_a_student_begins_with_a_model_file_of_larger_pictures(model, stride, tmp_path):
+    """Head and all; only the places of torchvision's ViT are resampled, timm's does it by itself."""
+    above = build(architecture(model, stride), 3, 64)
+    models.save_model(tmp_path / "model.safetensors", above, SPEC)
+    below = build(architecture(model, stride), 3, 32)
+    models.begin_from(below, tmp_path / "model.safetensors")
+    for name, value in below.state_dict().items():
+        if not name.endswith("encoder.pos_embedding"):
+            assert torch.equal(value, above.state_dict()[name]), name
+    if model.startswith("torchvision"):
+        places = [n.backbone.body.state_dict()["encoder.pos_embedding"] for n in (above, below)]
+        assert [len(p[0]) for p in places] == [17, 5]
+        assert torch.equal(places[0][:, 0], places[1][:, 0])
+    assert below.eval()(torch.randn(1, 3, 32, 32))[1].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "stride", "fits"), [("timm/test_vit", 16, True), ("timm/levit_128s", 64, False)]
+)
+def test_weights_tied_to_the_size_of_pictures_are_known_before_slides_are_cut(model, stride, fits):
+    """LeViT's tables of attention have an entry per distance of cells, which no one can resample."""
+    network = {"model": model, "stride": stride}
+    begins = {"cross_entropy": 1, "training": {"initial": "higher"}}
+    methods = {"labels-only": None, "dipalma2021": None, "delamor2024": None, "own": begins}
+    tiles = {"teacher": 5, "students": [2.5, 1.25], "field_um": 512}
+    config = parse_config({"teacher": network, "students": network, "methods": methods, "tiles": tiles})
+    if fits:
+        check_networks(config)
+        return
+    with pytest.raises(
+        UserError, match=r"students.initial, pictures of 128 px: weights of timm/levit_128s.*noise"
+    ):
+        check_networks(config)
 
 
 def test_weights_of_another_network_are_named(tmp_path):

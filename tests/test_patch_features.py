@@ -34,17 +34,17 @@ def index(tmp_path: Path) -> TileIndex:
 def test_a_tile_has_the_mean_of_the_patches_whose_centre_lies_inside():
     features = np.array([[1.0], [2], [4], [8]], np.float32)
     centres = np.array([[10.0, 10], [50, 50], [64, 10], [200, 200]])
-    found, inside = match(Patches(features, centres), np.array([[0, 0], [64, 0]]), FIELD)
-    assert found[:, 0].tolist() == [1.5, 4.0], "a centre on the border belongs to the tile right of it"
-    assert inside.all()
+    found = match(Patches(features, centres, 20), np.array([[0, 0], [64, 0]]), FIELD)
+    assert found.values[:, 0].tolist() == [1.5, 4.0], "a centre on the border belongs to the tile right of it"
+    assert found.n_patches.tolist() == [2, 1]
 
 
 def test_a_tile_without_takes_the_nearest_within_a_field_and_says_so():
-    patches = Patches(np.array([[1.0], [2]], np.float32), np.array([[32.0, 32], [32, 400]]))
-    found, inside = match(patches, np.array([[0, 0], [60, 0], [0, 140]]), FIELD)
-    assert found[:2, 0].tolist() == [1.0, 1.0]
-    assert np.isnan(found[2, 0])
-    assert inside.tolist() == [True, False, False]
+    patches = Patches(np.array([[1.0], [2]], np.float32), np.array([[32.0, 32], [32, 400]]), 64)
+    found = match(patches, np.array([[0, 0], [60, 0], [0, 140]]), FIELD)
+    assert found.values[:2, 0].tolist() == [1.0, 1.0]
+    assert np.isnan(found.values[2, 0])
+    assert found.n_patches.tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("bag", [False, True])
@@ -59,8 +59,9 @@ def test_small_patches_are_averaged_over_a_tile(index, tmp_path, bag, attributes
         stored = values[None] if bag else values
         write_features(tmp_path / "features" / f"{slide}.h5", stored, coords, **attributes)
     found = features_of_tiles(tmp_path / "features", index)
-    assert found[:, 0].tolist() == [0, 1, 2, 3] * 2
-    assert (found[:, 1] == 16).all()
+    assert found.values[:, 0].tolist() == [0, 1, 2, 3] * 2
+    assert (found.values[:, 1] == 16).all()
+    assert (found.n_patches == 4).all()
 
 
 def test_patches_at_the_tiles_own_places_are_taken_as_they_are(index, tmp_path):
@@ -69,7 +70,43 @@ def test_patches_at_the_tiles_own_places_are_taken_as_they_are(index, tmp_path):
         write_features(
             tmp_path / "f" / f"{slide}.h5", values, [[64 * n, 0] for n in range(4)], patch_size_level0=64
         )
-    assert np.array_equal(features_of_tiles(tmp_path / "f", index), np.concatenate([values, values]))
+    found = features_of_tiles(tmp_path / "f", index, channels=5).values
+    assert np.array_equal(found, np.concatenate([values, values]))
+    with pytest.raises(
+        UserError, match="have 5 channels, the teacher's head was trained on 6; give the folder"
+    ):
+        features_of_tiles(tmp_path / "f", index, channels=6)
+
+
+def test_half_precision_is_read_as_it_is(tmp_path):
+    values = np.linspace(-3, 3, 8).astype(np.float16).reshape(2, 4)
+    found = read_patches(write_features(tmp_path / "a.h5", values, [[0, 0], [64, 0]]))
+    assert found.features.dtype == np.float32
+    assert np.array_equal(found.features, values.astype(np.float32))
+    assert found.edge_px == 64
+
+
+def test_features_of_another_slide_or_of_wider_patches_are_refused(index, tmp_path):
+    """By what TRIDENT writes beside the coordinates, and our tile files too."""
+    with h5py.File(index.path(0), "a") as tiles:
+        tiles["coords"].attrs.update({"level0_width": 256, "level0_height": 64})
+    own = {"level0_width": 256, "level0_height": 64, "patch_size_level0": 64}
+    coords = [[64 * n, 0] for n in range(4)]
+    for slide in ("train0", "train1"):
+        write_features(tmp_path / "f" / f"{slide}.h5", np.zeros((4, 3), np.float32), coords, **own)
+    assert len(features_of_tiles(tmp_path / "f", index).values) == 8
+    other = own | {"level0_width": 512}
+    first = tmp_path / "f" / "train0.h5"
+    write_features(first, np.zeros((4, 3), np.float32), coords, **other)
+    with pytest.raises(
+        UserError, match=r"train0.h5 are of another slide, of 512 x 64 pixels; this one has 256 x 64"
+    ):
+        features_of_tiles(tmp_path / "f", index)
+    # Twice as wide and half overlapping, so that every tile has a centre inside.
+    wide = own | {"patch_size_level0": 128}
+    write_features(first, np.zeros((4, 3), np.float32), [[64 * n - 32, -32] for n in range(4)], **wide)
+    with pytest.raises(UserError, match=r"2 times as wide as tiles.*raise tiles.field_um"):
+        features_of_tiles(tmp_path / "f", index)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +115,7 @@ def test_patches_at_the_tiles_own_places_are_taken_as_they_are(index, tmp_path):
         (np.zeros((3, 4, 5), np.float32), np.zeros((3, 2)), "features of shape (3, 4, 5)"),
         (np.zeros((3, 4), np.int32), np.zeros((3, 2)), "type int32"),
         (np.zeros((3, 4), np.float32), np.zeros((2, 2)), "3 features and 2 coords"),
-        (np.full((3, 4), np.nan, np.float32), np.zeros((3, 2)), "not finite"),
+        (np.array([[0], [np.nan]], np.float32), [[0, 0], [9, 9]], "1 of 2 patches have numbers that are not"),
         (np.zeros((1, 4), np.float32), np.zeros((1, 2)), "a single place"),
     ],
 )
@@ -90,12 +127,14 @@ def test_other_files_are_refused(tmp_path, features, coords, message):
 
 def test_absent_far_and_mixed_features_are_named(index, tmp_path):
     folder = tmp_path / "f"
-    with pytest.raises(UserError, match=r"train0.h5 do not exist; give the folder"):
+    with pytest.raises(
+        UserError, match=r"2 of 2 slides that have tiles have no file in .*: train0, train1; "
+    ):
         features_of_tiles(folder, index)
     places = [[64 * n, 0] for n in range(4)]
     write_features(folder / "train0.h5", np.zeros((4, 3), np.float32), places)
     write_features(folder / "train1.h5", np.zeros((4, 2), np.float32), places)
-    with pytest.raises(UserError, match="2 and 3 channels"):
+    with pytest.raises(UserError, match="2, 3 channels"):
         features_of_tiles(folder, index)
     write_features(folder / "train1.h5", np.zeros((1, 3), np.float32), [[0, 0]], patch_size_level0=64)
     with pytest.raises(UserError, match="2 tiles are further than a field from any patch"):

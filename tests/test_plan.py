@@ -86,6 +86,39 @@ def test_a_run_begins_with_its_teacher_or_with_the_student_above(images):
 
 
 @pytest.fixture
+def on_features(tmp_path):
+    """Config of three slides, of which A and B have features."""
+    for name in ("A.svs", "B.svs", "C.svs", "A.h5", "B.h5"):
+        (tmp_path / name).write_bytes(name.encode())
+    (tmp_path / "slides.csv").write_text("slide_id,path,label\nA,A.svs,x\nB,B.svs,y\nC,C.svs,x\n")
+    own = {"soft_labels": 1, "training": {"initial": "higher"}}
+    others = {"labels-only": None, "dipalma2021": None, "delamor2024": None}
+    teacher = {"features": str(tmp_path)}
+    return {"slides": str(tmp_path / "slides.csv"), "teacher": teacher, "methods": {**others, "own": own}}
+
+
+def test_students_of_a_teacher_on_features_begin_with_noise_and_one_another(on_features):
+    plan = Plan(on_features)
+    runs = [Run("own", m, 0, 3) for m in (5, 2.5)]
+    assert [plan.initial(run) for run in runs] == [None, "students/own/5x/u0/seed3"]
+    assert [json.loads(plan.student_options(run))["initial"] for run in runs] == ["noise", "higher"]
+
+
+def test_slides_without_features_are_known_before_anything_runs(on_features, tmp_path):
+    plan = Plan(on_features)
+    assert plan.without_features == ["C"]
+    before = plan.features, plan.teacher_options()
+    stated = Plan({**on_features, "teacher": {**on_features["teacher"], "patch_gmac": 60}})
+    assert (stated.features, stated.teacher_options()) == before, "what it costs trains no teacher anew"
+    (tmp_path / "B.h5").write_bytes(b"another")
+    assert Plan(on_features).features != before[0]
+    for name in ("A.h5", "B.h5"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"none of the 3 slides has a file in .* \(A.h5 and so on\)"):
+        Plan(on_features)
+
+
+@pytest.fixture
 def annotated(tmp_path):
     """A sheet of four slides; B is drawn on, C brings tiles, D its own options for tissue."""
     for name in ("A.svs", "B.svs", "C.svs", "D.svs", "b.xml", "c.h5"):

@@ -77,7 +77,7 @@ def test_it_solves_what_no_mean_of_tiles_can():
     torch.set_num_threads(1)
     train, val, test = needles(40, 1), needles(30, 2), needles(200, 3)
     torch.manual_seed(0)
-    attended, averaged = (AttentionPool(*moments(train), 2) for _ in range(2))
+    attended, averaged = (AttentionPool(*moments(train.vectors), 2) for _ in range(2))
     averaged.score.requires_grad_(False)  # so all tiles count alike for good
     fit(attended, train, val, Schedule(epochs=40))
     fit(averaged, train, val, Schedule(epochs=40))

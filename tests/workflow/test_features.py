@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+import re
 
 import h5py
 import numpy as np
@@ -13,7 +14,7 @@ from lowmag import cli
 from lowmag.answer import answer
 from lowmag.store import TileFile, decode
 
-from tests.workflow.study_folder import TINY, StudyFolder
+from tests.workflow.study_folder import N_SLIDES, TINY, StudyFolder
 
 
 def write_features(tiles, folder) -> None:
@@ -48,7 +49,7 @@ def test_from_features_to_the_report(tmp_path):
         "labels-only": {"cross_entropy": 1},
         "dipalma2021": None,
         "delamor2024": None,
-        "from-features": {"soft_labels": 1, "cosine": {"local": 0}},
+        "from-features": {"soft_labels": 1, "cosine": {"local": 0}, "training": {"initial": "higher"}},
     }
     # Not `configure`: a method set to null leaves out those of config.yaml.
     common = {"slides": "cohort/slides.csv", "methods": methods}
@@ -74,6 +75,26 @@ def test_from_features_to_the_report(tmp_path):
     summary = json.loads((results / "evaluation" / "summary.json").read_text())
     for sentence in answer(summary).sentences:
         assert sentence in report
+    assert "nor is its computation known: state it as teacher.patch_gmac" in report
+    assert "reading was not timed" not in report
+    # The slide without tissue has no features, and need have none.
+    assert f"1 of {N_SLIDES} slides have no file there" in result.stdout + result.stderr
+
+    # What the network behind the features costs is told, and no teacher, target or student made anew.
+    study.configure(**common, teacher=teacher | {"patch_gmac": 60}, evaluation={"slide_score": "attention"})
+    result = study.snakemake()
+    assert result.returncode == 0, result.stdout + result.stderr
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
+    assert jobs["predictions"] == "1"
+    assert not {"teacher", "targets", "student", "slide_head"} & set(jobs)
+    with (results / "evaluation" / "cost.tsv").open(newline="") as lines:
+        cost = {row["role"]: row for row in csv.DictReader(lines, delimiter="\t")}
+    assert float(cost["teacher"]["gmac_per_tile"]) == 60, "one patch a tile"
+    saved = float(cost["teacher"]["gmac_per_mm2"]) / float(cost["student"]["gmac_per_mm2"])
+    assert float(cost["student"]["compute_saving"]) == pytest.approx(saved, rel=1e-3)
+    assert not cost["student"]["time_saving"]
+    report = html.unescape((results / "report.html").read_text())
+    assert "its computation is what the config states of that network" in report
 
     # Features made anew make teacher and students anew, and no tile.
     with h5py.File(next((tmp_path / "features").glob("*.h5")), "a") as file:

@@ -99,14 +99,20 @@ def is_firm(summary: Content) -> bool:
 def saving(student: Content, teacher: Content, teacher_name: str) -> str:
     """The sentence on what the student saves."""
     if student["compute_saving"] is None:
-        return "What the teacher's network costs is not known: its features were computed elsewhere."
+        return (
+            "How much it saves is not known: the teacher's features were computed elsewhere, and the config "
+            "does not say at what cost (teacher.patch_gmac)."
+        )
     compute = _amount(student["compute_saving"], "computation")
     than = "as" if compute.startswith("about") else "than"
     text = f"It needs {compute} {than} the {teacher_name}"
     if student.get("bytes_saving"):
         text += f", reads {_amount(student['bytes_saving'], 'data')} from the slide"
     if student["time_saving"] is None:
-        return f"{text}."
+        return (
+            f"{text}, going by what the config states of the network behind the teacher's features; neither "
+            "its time nor what it read was measured."
+        )
     quicker = _amount(student["time_saving"], "time")
     if student["seconds_per_slide"] is None or teacher["seconds_per_slide"] is None:
         return f"{text} and, as measured, {quicker} in the network (no slide was read)."

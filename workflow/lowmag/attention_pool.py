@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.models import METADATA_KEY
+from lowmag.networks import SMALLEST_STD
 from lowmag.publish import publishing
 
 SCHEMA = "lowmag-slide-head"
 SCHEMA_VERSION = 1
 HIDDEN = 128  # as in the paper
-SMALLEST_STD = 1e-6
 CURE = "delete it and rerun `lowmag slide-head`"
 
 

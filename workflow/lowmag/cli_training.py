@@ -55,6 +55,9 @@ def add_commands(commands) -> None:
         "--slide-head", type=Path, help="slide_head.safetensors of the model; without, slides are means"
     )
     parser.add_argument(
+        "--patch-gmac", type=float, help="GMAC of the network behind --features for one patch, for cost.json"
+    )
+    parser.add_argument(
         "--out", type=Path, required=True, help="folder of tiles.parquet, slides.parquet, cost.json"
     )
 
@@ -180,5 +183,5 @@ def _predict(args: argparse.Namespace) -> None:
     gpus.take()
     from lowmag import predict
 
-    beside = predict.Beside(args.features, args.slide_head)
+    beside = predict.Beside(args.features, args.slide_head, args.patch_gmac)
     predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads, beside)

@@ -173,7 +173,7 @@ class Config(Section):
     def _same_network(self) -> "Config":
         for name, method in self.methods.items():
             training = self.student_training(name)
-            if training.model == self.teacher.model:
+            if training.model == self.teacher.model or self.teacher.features:
                 continue
             of_both = f"teacher.model ({self.teacher.model}) and students.model ({training.model})"
             if method.needs_same_network:
@@ -205,7 +205,10 @@ class Config(Section):
                     f"method {name}: teacher.features are of unchanged tiles: set targets: cached"
                 )
             if training.initial == "teacher":
-                raise ValueError(f"method {name}: a teacher on features has no network: set initial: noise")
+                raise ValueError(
+                    f"method {name}: a teacher on features has no network: set initial: noise, or higher: "
+                    "students then begin with one another"
+                )
         return self
 
     @model_validator(mode="after")
@@ -325,6 +328,18 @@ class Config(Section):
         for training in (self.student_training(method) for method in self.methods):
             sizes += [("students", training, self._px(training, name_of(m))) for m in self.tiles.students]
         return sizes
+
+    def beginnings(self) -> list[tuple[Architecture, int, int]]:
+        """Networks that begin with another's weights, and the edges of its pictures and their own."""
+        found, descending = [], [name_of(m) for m in sorted(self.tiles.students, reverse=True)]
+        of_teacher = None if self.teacher.features else self.tiles.tile_px(self.tiles.teacher)
+        for training in (self.student_training(method) for method in self.methods):
+            above = of_teacher
+            for px in (self._px(training, name) for name in descending):
+                if training.initial != "noise" and above:
+                    found.append((training, above, px))
+                above = px if training.initial == "higher" else of_teacher
+        return found
 
     def _px(self, training: StudentTraining, name: str) -> int:
         """Edge of what a student's network sees in pixels, by the name of its targets."""

@@ -47,7 +47,8 @@ def cost_rows(
     tiles_per_s is the median over the runs of the row. A slide is one of `tiles_per_slide` tiles, read at the
     median seconds and bytes per mm2 of `reading`; without reading times (pictures) the figures per slide are
     None. The savings are ratios to the teacher: of gmac_per_mm2, of bytes read, and of seconds_per_slide or,
-    without it, of network time per mm2.
+    without it, of network time per mm2. Of a teacher on features, whose network ran elsewhere, nothing is
+    measured, and computation is as the config states it or None.
     """
     seconds_per_mm2, bytes_per_mm2 = (_reading_per_mm2(reading, name) for name in ("seconds", "bytes"))
     records: dict[Alike, list[dict[str, Any]]] = defaultdict(list)
@@ -65,7 +66,7 @@ def cost_rows(
         row = dict.fromkeys(COLUMNS) | {name: of_row[0][name] for name in ALIKE}
         row |= {"role": role, "magnification": magnification, "methods": ", ".join(methods[alike])}
         rows.append(row)
-        if of_row[0]["tiles_per_s"] is None:  # a head on features: what computed them is not counted
+        if of_row[0]["tiles_per_s"] is None:  # a head on features: what computed them was not timed
             continue
         tiles_per_s = median(record["tiles_per_s"] for record in of_row)
         mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
@@ -132,16 +133,16 @@ def _at(magnification: float, seconds_per_mm2: dict[float, float]) -> float:
 
 def _savings(row: dict[str, Any], teacher: dict[str, Any]) -> dict[str, float | None]:
     """How many times the teacher's compute, bytes and time a row needs less; None where not known."""
-    if teacher["tiles_per_s"] is None:
-        return {"compute_saving": None, "bytes_saving": None, "time_saving": None}
-    time_saving = row["mm2_per_s"] / teacher["mm2_per_s"]
-    if row["seconds_per_slide"] is not None:
-        time_saving = teacher["seconds_per_slide"] / row["seconds_per_slide"]
-    fewer_bytes = None
-    if row["read_mb_per_slide"]:
-        fewer_bytes = teacher["read_mb_per_slide"] / row["read_mb_per_slide"]
+    if row["seconds_per_slide"] is None:
+        time_saving = _ratio(row["mm2_per_s"], teacher["mm2_per_s"])
+    else:
+        time_saving = _ratio(teacher["seconds_per_slide"], row["seconds_per_slide"])
     return {
-        "compute_saving": teacher["gmac_per_mm2"] / row["gmac_per_mm2"],
-        "bytes_saving": fewer_bytes,
+        "compute_saving": _ratio(teacher["gmac_per_mm2"], row["gmac_per_mm2"]),
+        "bytes_saving": _ratio(teacher["read_mb_per_slide"], row["read_mb_per_slide"]),
         "time_saving": time_saving,
     }
+
+
+def _ratio(over: float | None, under: float | None) -> float | None:
+    return over / under if over and under else None

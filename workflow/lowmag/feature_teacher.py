@@ -4,10 +4,12 @@ Features are standardised per channel by the labelled training tiles; these stan
 students compare with. Order, balance, schedule and choice of the epoch are those of any training.
 """
 
+import hashlib
 import logging
-import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +35,9 @@ from lowmag.sampling import Pool, choose_pool, epoch_order, steps_per_epoch
 from lowmag.slide_head import Bags, Schedule, bags_of, fit, moments
 from lowmag.splits import read_splits
 from lowmag.train import learning_rate
-from lowmag.validation import figures_of, is_better, score
+from lowmag.validation import Best, judge
 
-SMALLEST_STD = 1e-6
+CURE = "lower teacher.lr or clip, then run again"
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +82,24 @@ def train_feature_teacher(job: Job, options: Teacher) -> int:
     logger.info("kept epoch %d of %d", learned.epoch, options.epochs)
     if options.require == "better_than_chance":
         chance.refuse_chance(chance.against_chance(learned.decisions, learned.labels, learned.patients))
-    spec = _spec(job, train.index)
-    save_model(job.out / "model.safetensors", network, spec)
+    save_model(job.out / "model.safetensors", network, _spec(job, train.index))
     write_metrics(job.out / "metrics.csv", learned.history)
-    record = {
+    data = {
+        "train_labelled": counts_of(train.index, pool.labelled),
+        "train_unlabelled": counts_of(train.index, pool.unlabelled),
+        "val": counts_of(val.index, val.ids),
+    }
+    record = _record(job, options, learned) | {"tiles_sha256": train.index.identity, "data": data}
+    record |= {"features_sha256": _sha256(train, val), "seconds": round(time.monotonic() - began, 1)}
+    write_json(job.out / "run.json", record)
+    return 0
+
+
+def _record(job: Job, options: Teacher, learned: Learned) -> dict[str, Any]:
+    """What run.json says, with the keys of any training's, but for data and times."""
+    return {
         "role": "teacher",
-        "options": described_options(options) | {"features": options.features_folder.name},
+        "options": described_options(options) | {"features": Path(options.features or "").name},
         "method": {"cross_entropy": {"weight": 1.0}},
         "unlabelled": 0,
         "seed": job.seed,
@@ -94,24 +108,23 @@ def train_feature_teacher(job: Job, options: Teacher) -> int:
         "selected_epoch": learned.epoch,
         "steps": learned.steps * options.epochs,
         "steps_per_epoch": learned.steps,
-        "seconds": round(time.monotonic() - began, 1),
         "sessions": 1,
         "weights_sha256": weights_sha256(job.out / "model.safetensors"),
         "teacher_sha256": None,
         "splits_sha256": file_sha256(job.splits),
-        "tiles_sha256": train.index.identity,
-        "data": {
-            "train_labelled": counts_of(train.index, pool.labelled),
-            "train_unlabelled": counts_of(train.index, pool.unlabelled),
-            "val": counts_of(val.index, val.ids),
-        },
         "code": code_fingerprint("feature_teacher"),
         "versions": versions(),
         "device": "CPU",
         "threads": job.threads,
     }
-    write_json(job.out / "run.json", record)
-    return 0
+
+
+def _sha256(*parts: Examples) -> str:
+    """Digest of the features that tiles were given, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.features.numpy().data)
+    return digest.hexdigest()
 
 
 def _examples(job: Job, options: Teacher, split: str) -> Examples:
@@ -121,16 +134,14 @@ def _examples(job: Job, options: Teacher, split: str) -> Examples:
     if not len(ids):
         raise UserError(f"there are no labelled {split} tiles; label more patients of this split")
     assert options.features is not None, "the caller trains a network where no features are given"
-    features = features_of_tiles(options.features_folder, index)
+    features = features_of_tiles(Path(options.features), index).values
     return Examples(index, ids, torch.from_numpy(features), torch.from_numpy(index.labels))
 
 
 def _network(job: Job, train: Examples, pool: Pool) -> Network:
-    labelled = train.features[torch.from_numpy(pool.labelled)]
-    std, mean = torch.std_mean(labelled, 0, correction=0)
+    mean, std = moments(train.features[torch.from_numpy(pool.labelled)])
     torch.manual_seed(2 * job.seed)
-    backbone = FeatureBackbone(mean, std.clamp(min=SMALLEST_STD))
-    return Network(backbone, labelled.shape[1], len(job.classes))
+    return Network(FeatureBackbone(mean, std), len(mean), len(job.classes))
 
 
 def _fit(
@@ -138,43 +149,50 @@ def _fit(
 ) -> Learned:
     """What became of a linear head, trained tile by tile; the weights of the epoch kept are put in."""
     train, val = parts
-    standardised = network.backbone(train.features[..., None, None])
-    expected = val.labels[torch.from_numpy(val.ids)]
-    held_out = val.features[torch.from_numpy(val.ids)][..., None, None]
+    ids = torch.from_numpy(val.ids)
+    standardised, held_out = (
+        network.backbone(features[..., None, None]) for features in (train.features, val.features[ids])
+    )
     optimizer = Adam(network.head.parameters(), options.weight_decay, decoupled=options.optimizer == "adamw")
     n_steps = steps_per_epoch(pool, options.batch_size)
-    history, decisions, best_epoch = [], [], 0
-    kept, best, so_far = {}, (-math.inf, -math.inf), 0.0
+    history, decisions, so_far = [], [], 0.0
+    best = Best(network, options.select, options.select_margin)
     for epoch in range(options.epochs):
         began, total, lr = time.monotonic(), 0.0, 0.0
         order = epoch_order(
             pool, seed=job.seed, epoch=epoch, batch_size=options.batch_size, balance=options.balance
         )
-        for step, ids in enumerate(torch.from_numpy(order).split(options.batch_size)):
+        for step, batch in enumerate(torch.from_numpy(order).split(options.batch_size)):
             lr = learning_rate(options, epoch * n_steps + step, options.epochs * n_steps)
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(network.classify(standardised[ids]), train.labels[ids])
-            loss.backward()
-            if options.clip is not None:
-                clip_grad_norm_(optimizer.parameters, options.clip)
-            optimizer.step(lr)
+            loss = functional.cross_entropy(network.classify(standardised[batch]), train.labels[batch])
+            _step(optimizer, loss, lr, options.clip)
             total += float(loss.detach())
-        figures, decided = _validate(network, held_out, expected)
-        decisions.append(decided)
-        reached = score(figures, options.select)
-        if not kept or is_better(reached, best, options.select_margin):
-            best, best_epoch = reached, epoch + 1
-            kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        with torch.no_grad():
+            found = judge(network.classify(held_out), val.labels[ids], CURE)
+        decisions.append(found.decisions)
+        best.offer(epoch + 1, found.figures)
         seconds = time.monotonic() - began
-        mean_loss = total / n_steps
-        row = {"epoch": epoch + 1, "step": (epoch + 1) * n_steps, "lr": lr}
-        row |= {"loss": mean_loss, "cross_entropy": mean_loss, **figures}
         so_far += seconds
-        times = (so_far, len(order) / seconds, 0.0, 0.0)
-        history.append({**row, **dict(zip(TIME_COLUMNS, times, strict=True))})
-    network.load_state_dict(kept)
+        row = {"epoch": epoch + 1, "step": (epoch + 1) * n_steps, "lr": lr, "loss": total / n_steps}
+        history.append(_row(row | found.figures, (so_far, len(order) / seconds)))
+    best.restore()
     patients = np.array([val.index.slides[i].patient_id for i in val.index.slide[val.ids]])
-    return Learned(history, best_epoch, n_steps, np.stack(decisions), expected.numpy(), patients)
+    return Learned(history, best.epoch, n_steps, np.stack(decisions), val.labels[ids].numpy(), patients)
+
+
+def _step(optimizer: Adam, loss: Tensor, lr: float, clip: float | None) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        clip_grad_norm_(optimizer.parameters, clip)
+    optimizer.step(lr)
+
+
+def _row(figures: dict[str, float], speed: tuple[float, float]) -> dict[str, float]:
+    """A row of metrics.csv with the columns of any training's; nothing is waited for, no memory counted."""
+    front = {name: figures[name] for name in ("epoch", "step", "lr", "loss")}
+    times = dict(zip(TIME_COLUMNS, (*speed, 0.0, 0.0), strict=True))
+    return {**front, "cross_entropy": figures["loss"]} | figures | times
 
 
 def _fit_attention(
@@ -183,7 +201,7 @@ def _fit_attention(
     """What became of gated attention, trained slide by slide; its classifier becomes the head."""
     train, val = (_bags(part, name) for part, name in zip(parts, ("train", "val"), strict=True))
     torch.manual_seed(2 * job.seed + 1)
-    attention = AttentionPool(*moments(train), len(job.classes))
+    attention = AttentionPool(*moments(train.vectors), len(job.classes))
     schedule = Schedule(
         seed=job.seed,
         epochs=options.epochs,
@@ -199,12 +217,10 @@ def _fit_attention(
         network.head.load_state_dict(attention.classifier.state_dict())
     history, so_far = [], 0.0
     for epoch, row in enumerate(fitted.history[1:], start=1):
-        loss, seconds = row.pop("loss"), row.pop("seconds")
+        seconds = row.pop("seconds")
         so_far += seconds
-        figures = {"epoch": epoch, "step": epoch * train.n, "lr": options.lr}
-        figures |= {"loss": loss, "cross_entropy": loss, **row}
-        times = (so_far, len(train.vectors) / seconds, 0.0, 0.0)
-        history.append(figures | dict(zip(TIME_COLUMNS, times, strict=True)))
+        figures = {"epoch": epoch, "step": epoch * train.n, "lr": options.lr} | row
+        history.append(_row(figures, (so_far, len(train.vectors) / seconds)))
     return Learned(history, fitted.epoch, train.n, fitted.decisions[1:], val.labels.numpy(), val.patients)
 
 
@@ -213,19 +229,6 @@ def _bags(examples: Examples, split: str) -> Bags:
     if not bags.n:
         raise UserError(f"no {split} slide has one label for all its tiles: set teacher.head: linear")
     return bags
-
-
-@torch.no_grad()
-def _validate(network: Network, features: Tensor, expected: Tensor) -> tuple[dict[str, float], np.ndarray]:
-    logits = network(features)[1]
-    n_classes, decided = logits.shape[1], logits.argmax(1)
-    confusion = torch.bincount(expected * n_classes + decided, minlength=n_classes**2)
-    loss = float(functional.cross_entropy(logits, expected))
-    if not math.isfinite(loss):
-        raise UserError(
-            "the validation loss is not a finite number; lower teacher.lr or clip, then run again"
-        )
-    return figures_of(confusion.view(n_classes, n_classes), loss), decided.numpy().astype(np.int16)
 
 
 def _spec(job: Job, index: TileIndex) -> ModelSpec:

@@ -33,6 +33,23 @@ def check_networks(config: Config) -> None:
             map_cells(build(plain, 2, px), plain, px)
         except UserError as problem:
             raise UserError(f"{section}.model: {problem}") from problem
+    _check_beginnings(config)
+
+
+def _check_beginnings(config: Config) -> None:
+    found = dict.fromkeys((a.model, a.stride, above, px) for a, above, px in config.beginnings())
+    for model, stride, above, px in found:
+        if not is_library(model) or above == px:
+            continue
+        from lowmag.models import take_over  # torch
+        from lowmag.networks import build
+
+        plain = Architecture(model=model, stride=stride)
+        weights = build(plain, 2, above).state_dict()
+        try:
+            take_over(build(plain, 2, px), weights, f"of {model} for pictures of {above} px")
+        except UserError as problem:
+            raise UserError(f"students.initial, pictures of {px} px: {problem}") from problem
 
 
 def problem_of_writing(results: Path) -> str:

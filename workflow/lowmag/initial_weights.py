@@ -51,7 +51,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path, cure: str) -> None:
+def check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path | str, cure: str) -> None:
     """Raise UserError unless the weights found are those expected, by name and shape."""
     # Old files lack num_batches_tracked, which nothing here uses.
     missing = [k for k in expected if k not in found and not k.endswith("num_batches_tracked")]

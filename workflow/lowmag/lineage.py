@@ -32,7 +32,7 @@ FOLDERS = ("evaluation", "figures")
 OF_SLIDES = ("slides", "tissue", "tiles")  # folders of a file per slide
 OF_SLIDE = ("slide_id", "verdict", "source_size", "source_quickhash", "width", "height", "mpp_x", "mpp_y")
 OF_RUN = ("role", "seed", "magnification", "unlabelled", "seconds", "sessions", "code", "device", "threads")
-OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", "versions")
+OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", "features_sha256", "versions")
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,18 @@ from lowmag.patch_features import features_of_tiles
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where pictures come from: read by so many `threads`; of a head on features the folder of `features`."""
+
+    threads: int
+    features: Path | None = None
+
+
+@dataclass(frozen=True)
 class Given:
     """Tiles `ids` of an index as a model is given them: `bank` holds their pictures, or None of `features`.
 
-    Features are (n, D), in the order of `ids`.
+    Features are (n, D), in the order of `ids`, each of a tile with `n_patches` (n,) inside.
     """
 
     index: TileIndex
@@ -29,6 +37,7 @@ class Given:
     spec: ModelSpec
     bank: Bank | None = None
     features: Tensor | None = None
+    n_patches: np.ndarray | None = None
 
     def batches(self, device: torch.device) -> Iterator[Tensor]:
         """All tiles in their order, ready for the network."""
@@ -41,19 +50,22 @@ class Given:
                 yield prepare(pictures, self.spec)
 
 
-def give(spec: ModelSpec, index: TileIndex, ids: np.ndarray, threads: int, features: Path | None) -> Given:
-    """Tiles as the model of `spec` is given them; `features` is the folder for a head on features.
+def give(network: Network, spec: ModelSpec, index: TileIndex, ids: np.ndarray, source: Source) -> Given:
+    """Tiles as a model is given them.
 
-    Raises UserError when such a head is given no folder.
+    Raises UserError when a head on features is given no folder of them, or of other ones.
     """
+    threads = source.threads
     if spec.model != FEATURES_MODEL:
         if index.unit == "section":
             expect_any_size()
         bank = Bank(index, ids, spec.magnification, pick_device(threads), threads=threads)
         return Given(index, ids, spec, bank=bank)
-    if features is None:
+    if source.features is None:
         raise UserError("the model is a head on features computed elsewhere; give their folder as --features")
-    return Given(index, ids, spec, features=torch.from_numpy(features_of_tiles(features, index)[ids]))
+    found = features_of_tiles(source.features, index, network.head.in_features)
+    features, n_patches = torch.from_numpy(found.values[ids]), found.n_patches[ids]
+    return Given(index, ids, spec, features=features, n_patches=n_patches)
 
 
 @torch.inference_mode()

@@ -15,11 +15,13 @@ from torch.nn import functional
 
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
+from lowmag.library import LibraryBackbone
 from lowmag.magnification import mpp_of
 from lowmag.networks import FEATURES_MODEL, Network, build, build_on_features
 from lowmag.publish import publishing
 from lowmag.recipe import Architecture
 
+BODY = "backbone.body."  # of a library's network, before its own names
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1
 
@@ -128,8 +130,24 @@ def begin_from(network: Network, path: Path) -> None:
     Raises UserError when they do not fit.
     """
     read_spec(path)
-    weights = load_file(path)
-    check_fit(weights, network.state_dict(), path, "teacher and student must be the same network")
+    take_over(network, load_file(path), str(path))
+
+
+def take_over(network: Network, weights: dict[str, Tensor], source: str) -> None:
+    """Put the weights of another network of the same kind in; its pictures may be of another size.
+
+    Places of a torchvision ViT are resampled. Raises UserError when they do not fit.
+    """
+    cure = "teacher and student must be the same network"
+    if isinstance(network.backbone, LibraryBackbone):
+        of_body = {k.removeprefix(BODY): v for k, v in weights.items() if k.startswith(BODY)}
+        fitted = {BODY + k: v for k, v in network.backbone.fitted(of_body).items()}
+        weights = {k: v for k, v in weights.items() if not k.startswith(BODY)} | fitted
+        cure += (
+            ", and this one may have weights that depend on the size of its pictures: set initial: noise, "
+            "students.input: upsampled, or another model"
+        )
+    check_fit(weights, network.state_dict(), source, cure)
     network.load_state_dict(weights)
 
 

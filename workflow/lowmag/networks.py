@@ -15,6 +15,7 @@ from lowmag.initial_weights import load_initial
 from lowmag.library import LibraryBackbone, library_backbone
 from lowmag.recipe import Architecture, grid_cells, is_library
 
+SMALLEST_STD = 1e-6  # of a channel that hardly varies
 FEATURES_MODEL = "features"  # of a teacher on features that are computed already
 
 
@@ -42,7 +43,7 @@ class FeatureBackbone(nn.Module):
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", mean.float())
-        self.register_buffer("std", std.float())
+        self.register_buffer("std", std.float().clamp(min=SMALLEST_STD))
 
     def forward(self, x: Tensor) -> Tensor:
         mean, std = (self.get_buffer(name)[:, None, None] for name in ("mean", "std"))

@@ -71,15 +71,16 @@ class Plan:
         ):
             if file and is_file(file) and not Path(file).is_file():
                 raise UserError(f"{key}: there is no file {file}; correct the path or set it to null")
-        if self.config.teacher.features and not any(Path(self.config.teacher.features).glob("*.h5")):
-            raise UserError(
-                f"teacher.features: there are no *.h5 in {self.config.teacher.features}; give the folder of "
-                "features that TRIDENT or CLAM wrote, or set it to null"
-            )
         if self.config.tissue.model:
             require_trust(self.config.tissue.model, self.config.tissue.model_sha256)
         if self.from_pictures:
             self.config = self._with_field_of_pictures()
+        if self.config.teacher.features and len(self.without_features) == len(self.slides):
+            raise UserError(
+                f"teacher.features: none of the {len(self.slides)} slides has a file in "
+                f"{self.config.teacher.features} ({next(iter(self.slides))}.h5 and so on); give the folder "
+                "of features that TRIDENT or CLAM wrote, named as the sheet names its slides, or set null"
+            )
 
     def _paths(self) -> dict[str, str]:
         """The files and folders that the config names, by key."""
@@ -91,6 +92,7 @@ class Plan:
             "pictures.folder": config.pictures.folder,
             "teacher.weights": config.teacher.weights,
             "students.weights": config.students.weights,
+            "teacher.features": config.teacher.features,
             "tissue.model": config.tissue.model,
         }
         return {key: name for key, name in named.items() if name}
@@ -238,12 +240,13 @@ class Plan:
         return _compact(self.slides[slide].tissue.model_dump())
 
     def teacher_options(self) -> str:
-        """How a teacher is trained, as JSON, on however many GPUs."""
-        return _compact(self.config.teacher.model_dump(exclude={"gpus"}))
+        """How a teacher is trained, as JSON, on however many GPUs and whatever its network costs."""
+        return _compact(self.config.teacher.model_dump(exclude={"gpus", "patch_gmac"}))
 
-    def student_options(self, method: str) -> str:
-        """How the students of a method are trained, as JSON."""
-        return _compact(self._training(method).model_dump())
+    def student_options(self, run: Run) -> str:
+        """How a student is trained, as JSON; it begins with noise where there is no model to begin with."""
+        begins = {} if self.initial(run) else {"initial": "noise"}
+        return _compact(self._training(run.method).model_dump() | begins)
 
     def student_weights(self, method: str) -> str:
         """Digest of the file of a method's initial weights; empty where there is none."""
@@ -255,8 +258,8 @@ class Plan:
         if initial == "noise":
             return None
         above = [m for m in self.config.tiles.students if m > run.magnification]
-        if initial == "teacher" or not above:
-            return f"teacher/seed{run.seed}"
+        if initial == "teacher" or not above:  # one on features has no network: noise
+            return None if self.config.teacher.features else f"teacher/seed{run.seed}"
         return f"students/{replace(run, magnification=min(above)).folder}"
 
     def _training(self, method: str) -> StudentTraining:
@@ -319,6 +322,12 @@ class Plan:
     def teacher_code(self) -> str:
         """Fingerprint of the code that trains the teacher."""
         return self.code("feature_teacher" if self.config.teacher.features else "train")
+
+    @cached_property
+    def without_features(self) -> list[str]:
+        """Slides without a file of features, where a teacher is to rest on them: they must have no tiles."""
+        folder = self.config.teacher.features
+        return [name for name in self.slides if not Path(folder, f"{name}.h5").is_file()] if folder else []
 
     @cached_property
     def features(self) -> str:

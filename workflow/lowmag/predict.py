@@ -17,7 +17,7 @@ from lowmag.bank import Bank
 from lowmag.device import device_name, pick_device
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
-from lowmag.model_inputs import Given, give, tile_vectors
+from lowmag.model_inputs import Given, Source, give, tile_vectors
 from lowmag.models import ModelSpec, load_model, prepare, weights_sha256
 from lowmag.networks import Network, count_gmac, count_parameters
 from lowmag.publish import publishing, write_json
@@ -32,10 +32,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Beside:
-    """What goes with a model: the `features` a head on features is given, and its `slide_head`."""
+    """What goes with a model: its `slide_head`; the `features` that a head on features is given.
+
+    `patch_gmac` are the billions of multiply-accumulates of the network behind them for one patch, if stated.
+    """
 
     features: Path | None = None
     slide_head: Path | None = None
+    patch_gmac: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,8 @@ def write_predictions(
 
     Labelled tiles of the val and test slides in the order of splits.csv, bad tiles left out. A slide's
     probabilities are the mean of its tiles', or what its slide head says; slides whose tiles have several
-    labels (pictures) have tile rows only. What the network before a head on features costs is not known.
-    Raises UserError when there is no such tile.
+    labels (pictures) have tile rows only. What the network behind a head on features costs is what
+    `beside` states. Raises UserError when there is no such tile.
     """
     beside = beside or Beside()
     network, spec = load_model(model)
@@ -65,7 +69,7 @@ def write_predictions(
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
     if not len(ids):
         raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
-    given = give(spec, index, ids, threads, beside.features)
+    given = give(network, spec, index, ids, Source(threads, beside.features))
     if beside.slide_head:
         said = _by_attention(network, load_slide_head(beside.slide_head, weights_sha256(model)), given)
     else:
@@ -77,24 +81,28 @@ def write_predictions(
     _write_table(out / "tiles.parquet", _tile_columns(given, said))
     _write_table(out / "slides.parquet", _slide_columns(given, said))
     if given.bank is None:
-        write_json(out / "cost.json", _unknown_cost(spec, threads))
+        write_json(out / "cost.json", _stated_cost(given, beside.patch_gmac))
     else:
         write_json(out / "cost.json", cost(network, spec, timed_pictures(spec, given.bank), threads))
 
 
-def _unknown_cost(spec: ModelSpec, threads: int) -> dict[str, Any]:
-    """The record of a model whose network ran elsewhere: nothing of it is counted or timed."""
-    unknown = ("parameters", "gmac_per_tile", "gmac_per_mm2", "tiles_per_s")
-    return dict.fromkeys(unknown) | {
+def _stated_cost(given: Given, patch_gmac: float | None) -> dict[str, Any]:
+    """The record of a model whose network ran elsewhere: nothing is timed, computation is what was stated.
+
+    That of a tile is that of the patches inside it, on average.
+    """
+    spec = given.spec
+    gmac = patch_gmac and given.n_patches is not None and patch_gmac * float(given.n_patches.mean())
+    return {
+        "parameters": None,
+        "gmac_per_tile": gmac or None,
+        "gmac_per_mm2": gmac / (spec.field_um / 1000) ** 2 if gmac else None,
         "tile_px": spec.tile_px,
         "magnification": spec.magnification,
         "model": spec.model,
         "stride": spec.stride,
         "input": spec.input,
-        "device": device_name(torch.device("cpu")),
-        "threads": threads,
-        "batch_size": 0,
-        "n_timed": 0,
+        "tiles_per_s": None,
     }
 
 

@@ -98,7 +98,11 @@ def timing_conditions(results: Path, study: Study) -> str:
     """Where the networks were timed, from cost.json of the predictions."""
     paths = [results / "predictions" / model / "cost.json" for model in study.models]
     found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-    return " and ".join(_distinct(f"{cost['device']} ({count(cost['threads'], 'thread')})" for cost in found))
+    return " and ".join(
+        _distinct(
+            f"{cost['device']} ({count(cost['threads'], 'thread')})" for cost in found if "device" in cost
+        )
+    )
 
 
 def _distinct(texts: Any) -> list[str]:

@@ -1,7 +1,6 @@
 """Sections of the config about training: networks, schedules, augmentation."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -214,6 +213,12 @@ class Teacher(Training):
         description="of a teacher on features: linear, trained tile by tile; attention: the classifier of "
         "gated attention over a slide's tiles (Ilse 2018), trained slide by slide",
     )
+    patch_gmac: float | None = Field(
+        default=None,
+        gt=0,
+        description="of a teacher on features: GMAC of the network that computed them, for one patch; the "
+        "teacher's computation and what students save of it rest on it; null: not known, and so reported",
+    )
     gpus: int = Field(
         default=1,
         ge=1,
@@ -237,18 +242,21 @@ class Teacher(Training):
         return self
 
     @model_validator(mode="after")
+    def _stated_of_features(self) -> "Teacher":
+        if self.patch_gmac and self.features is None:
+            raise ValueError(
+                "patch_gmac is stated of teacher.features alone, a network trained here is counted: "
+                "set it to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _head_without_gpus(self) -> "Teacher":
         if self.features is not None and self.gpus > 1:
             raise ValueError(
                 f"a head on features is trained in seconds on the CPU: set gpus: 1, not {self.gpus}"
             )
         return self
-
-    @property
-    def features_folder(self) -> Path:
-        """The folder of features."""
-        assert self.features is not None, "asked only where features are given"
-        return Path(self.features)
 
 
 class StudentTraining(Training):
@@ -298,10 +306,16 @@ class StudentTraining(Training):
     @model_validator(mode="after")
     def _free_stride(self) -> "StudentTraining":
         one_stride = self.model == "vgg16" or is_library(self.model)
-        if self.cell_um and (one_stride or self.input != "native"):
+        if self.cell_um and one_stride:
             raise ValueError(
-                "cell_um chooses the stride of resnet18 and resnet10gn for tiles of the student's own "
-                "magnification: set it to null for other networks and other input than native"
+                f"cell_um chooses among strides, and {self.model} has one alone ({self.stride}): set "
+                "cell_um: null here (initial: higher works without it), or take resnet18 or resnet10gn for "
+                "students and teacher"
+            )
+        if self.cell_um and self.input != "native":
+            raise ValueError(
+                f"cell_um chooses the stride for tiles of the student's own magnification, and input is "
+                f"{self.input}: set cell_um: null, or input: native"
             )
         return self
 

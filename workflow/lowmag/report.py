@@ -24,6 +24,7 @@ from lowmag.result_tables import (
     cost_table,
     how_low_table,
     score_table,
+    untimed_teacher,
 )
 from lowmag.scores import FIGURES, LABELS_ONLY, has_reading, levels_of, read_table
 from lowmag.study import Study
@@ -142,6 +143,7 @@ def _result_parts(results: Path, study: Study) -> dict[str, Any]:
         },
         "cost": cost_table(cost),
         "has_reading": has_reading(cost),
+        "untimed_teacher": untimed_teacher(cost),
         "timed_on": provenance.timing_conditions(results, study),
         "has_shares": any(len(study.shares(method)) > 1 for method in study.methods),
     }

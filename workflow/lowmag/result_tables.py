@@ -114,6 +114,22 @@ def _to_reference(rows: Sequence[Row]) -> list[Any]:
     return [with_interval(row, "difference"), probability(row["p_holm"]), share]
 
 
+def untimed_teacher(cost: Sequence[Row]) -> str:
+    """What is known of the cost of a teacher on features computed elsewhere; empty of any other."""
+    teacher = next(row for row in cost if row["role"] == TEACHER)
+    if math.isfinite(teacher["tiles_per_s"]):
+        return ""
+    known = (
+        "its computation is what the config states of that network (teacher.patch_gmac), unchecked"
+        if math.isfinite(teacher["gmac_per_mm2"])
+        else "nor is its computation known: state it as teacher.patch_gmac for savings to be reported"
+    )
+    return (
+        "The teacher is a head on features that another network computed elsewhere: neither its time nor "
+        f"what it read was measured, and {known}."
+    )
+
+
 def cost_table(cost: Sequence[Row]) -> Table:
     """What the teacher and the students of every magnification cost; one row per network."""
     alone = {row["magnification"] for row in cost if row["role"] != TEACHER}
@@ -129,7 +145,7 @@ def cost_table(cost: Sequence[Row]) -> Table:
         "mm²/s",
     ]
     read = has_reading(cost)
-    sized = all(math.isfinite(row["bytes_saving"]) for row in cost)
+    sized = all(math.isfinite(row["read_mb_per_slide"]) for row in cost if row["role"] != TEACHER)
     header += ["reading, s per slide", "network, s per slide", "together, s per slide"] if read else []
     header += ["read, MB per slide"] if sized else []
     ratios = ["compute_saving", *(["bytes_saving"] if sized else []), "time_saving"]
@@ -140,7 +156,7 @@ def cost_table(cost: Sequence[Row]) -> Table:
         plain = ["gmac_per_tile", "gmac_per_mm2", "tiles_per_s", "mm2_per_s"]
         plain += ["read_s_per_slide", "network_s_per_slide", "seconds_per_slide"] if read else []
         plain += ["read_mb_per_slide"] if sized else []
-        savings = [f"× {three_digits(row[key])}" for key in ratios]
+        savings = [f"× {three_digits(row[key])}" if math.isfinite(row[key]) else NONE for key in ratios]
         numbers = [three_digits(row[key]) for key in plain]
         style = "teacher" if row["role"] == TEACHER else ""
         methods = [row["methods"]] if own else []

@@ -80,7 +80,7 @@ def best_student(metrics: Sequence[Row], magnification: float) -> tuple[str, int
 
 def has_reading(cost: Sequence[Row]) -> bool:
     """Whether reading was timed, so that a slide has a price in seconds."""
-    return bool(cost) and all(math.isfinite(row["seconds_per_slide"]) for row in cost)
+    return any(math.isfinite(row["seconds_per_slide"]) for row in cost)
 
 
 def measured_seconds(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
@@ -90,7 +90,7 @@ def measured_seconds(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
         (method, row["magnification"]): row["seconds_per_slide"] if per_slide else 1 / row["mm2_per_s"]
         for row in cost
         for method in row["methods"].split(", ")
-        if math.isfinite(row["mm2_per_s"])  # a teacher on features computed elsewhere has no measured cost
+        if math.isfinite(row["mm2_per_s"])  # a teacher on features computed elsewhere was not timed
     }
 
 
@@ -100,6 +100,7 @@ def computation(cost: Sequence[Row]) -> dict[tuple[str, float], float]:
         (method, row["magnification"]): row["gmac_per_mm2"]
         for row in cost
         for method in row["methods"].split(", ")
+        if math.isfinite(row["gmac_per_mm2"])  # a teacher on features: where the config states no cost
     }
 
 

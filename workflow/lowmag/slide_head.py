@@ -6,7 +6,6 @@ view. One slide is one step, classes weigh alike (Ilse et al. 2018, arXiv 1802.0
 """
 
 import logging
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +19,14 @@ from lowmag.attention_pool import AttentionPool, SlideHeadSpec, save_slide_head
 from lowmag.device import pick_device
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
-from lowmag.model_inputs import give, tile_vectors
+from lowmag.model_inputs import Source, give, tile_vectors
 from lowmag.models import ModelSpec, load_model, weights_sha256
 from lowmag.networks import Network
 from lowmag.optimizer import Adam
 from lowmag.splits import read_splits
-from lowmag.validation import figures_of, score
+from lowmag.validation import Best, judge
+
+CURE = "look at metrics.csv of the model, or of a teacher on features lower teacher.lr"
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +92,7 @@ def train_slide_head(job: HeadJob) -> None:
     network, spec = load_model(job.model)
     network.to(pick_device(job.threads))
     train, val = (_bags(job, network, spec, split) for split in ("train", "val"))
-    mean, std = moments(train)
+    mean, std = moments(train.vectors)
     torch.manual_seed(2 * job.seed + 1)
     pool = AttentionPool(mean, std, len(spec.classes))
     pool.begin_with(network.head.cpu())
@@ -120,9 +121,9 @@ def train_slide_head(job: HeadJob) -> None:
     save_slide_head(job.out, pool, content)
 
 
-def moments(bags: Bags) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the channels over tiles, (C,) each."""
-    std, mean = torch.std_mean(bags.vectors, 0, correction=0)
+def moments(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the channels over tiles (N, C), (C,) each."""
+    std, mean = torch.std_mean(vectors, 0, correction=0)
     return mean, std
 
 
@@ -145,7 +146,11 @@ def _bags(job: HeadJob, network: Network, spec: ModelSpec, split: str) -> Bags:
     index = index_tiles(job.tiles, rows, spec.classes)
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
     if len(ids):
-        bags = bags_of(tile_vectors(network, give(spec, index, ids, job.threads, job.features)), index, ids)
+        bags = bags_of(
+            tile_vectors(network, give(network, spec, index, ids, Source(job.threads, job.features))),
+            index,
+            ids,
+        )
         if bags.n:
             return bags
     raise UserError(
@@ -159,44 +164,31 @@ def fit(pool: AttentionPool, train: Bags, val: Bags, schedule: Schedule) -> Fitt
 
     Raises UserError when the loss is no number.
     """
-    n_classes = pool.classifier.out_features
-    counts = torch.bincount(train.labels, minlength=n_classes)
-    weights = train.n / (int((counts > 0).sum()) * counts.clamp(min=1))
+    weights = _class_weights(train.labels, pool.classifier.out_features)
     optimizer = Adam(pool.parameters(), schedule.weight_decay, decoupled=schedule.decoupled)
     order = torch.Generator().manual_seed(schedule.seed)
-    history, decisions, best_epoch = [], [], 0
-    kept, best = {}, (-math.inf, -math.inf)
+    history, decisions, best = [], [], Best(pool, schedule.select)
     for epoch in range(schedule.epochs + 1):
         began, total = time.monotonic(), 0.0
         for n in torch.randperm(train.n, generator=order).tolist() if epoch else ():
             optimizer.zero_grad()
-            logits = pool(train.vectors[train.tiles[n]])[0]
             label = train.labels[n]
-            loss = weights[label] * functional.cross_entropy(logits, label)
+            loss = weights[label] * functional.cross_entropy(pool(train.vectors[train.tiles[n]])[0], label)
             loss.backward()
             optimizer.step(schedule.lr)
             total += float(loss.detach())
-        figures, decided = _validate(pool, val)
-        history.append({"loss": total / train.n, **figures, "seconds": time.monotonic() - began})
-        decisions.append(decided)
-        reached = score(figures, schedule.select)
-        if reached >= best and (epoch or schedule.may_stay):
-            best, best_epoch = reached, epoch
-            kept = {name: value.detach().clone() for name, value in pool.state_dict().items()}
-    pool.load_state_dict(kept)
-    return Fitted(best_epoch, history, np.stack(decisions))
+        with torch.no_grad():
+            logits = torch.stack([pool(val.vectors[tiles])[0] for tiles in val.tiles])
+        found = judge(logits, val.labels, CURE)
+        history.append({"loss": total / train.n, **found.figures, "seconds": time.monotonic() - began})
+        decisions.append(found.decisions)
+        if epoch or schedule.may_stay:
+            best.offer(epoch, found.figures)
+    best.restore()
+    return Fitted(best.epoch, history, np.stack(decisions))
 
 
-@torch.no_grad()
-def _validate(pool: AttentionPool, bags: Bags) -> tuple[dict[str, float], np.ndarray]:
-    logits = torch.stack([pool(bags.vectors[tiles])[0] for tiles in bags.tiles])
-    loss = float(functional.cross_entropy(logits, bags.labels))
-    if not math.isfinite(loss):
-        raise UserError(
-            "the validation loss of attention over tiles is not a number; look at the model's metrics.csv, "
-            "or of a teacher on features lower teacher.lr"
-        )
-    n_classes, decided = logits.shape[1], logits.argmax(1)
-    confusion = torch.bincount(bags.labels * n_classes + decided, minlength=n_classes**2)
-    figures = figures_of(confusion.view(n_classes, n_classes), loss)
-    return figures, decided.numpy().astype(np.int16)
+def _class_weights(labels: Tensor, n_classes: int) -> Tensor:
+    """What a slide of each class counts, so that the classes that occur weigh alike; 1 on average."""
+    counts = torch.bincount(labels, minlength=n_classes)
+    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1))

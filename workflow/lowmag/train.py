@@ -57,7 +57,7 @@ def train_teacher(job: Job, options: Training) -> int:
     """
     required = isinstance(options, Teacher) and options.require == "better_than_chance"
     options = StudentTraining.model_validate(
-        options.model_dump(exclude={"require", "gpus", "features", "head"})
+        options.model_dump(exclude={"require", "gpus", "features", "head", "patch_gmac"})
     )
     method = Method(cross_entropy=CrossEntropy())
     return _train(Task(job, "teacher", options, method, must_beat_chance=required))

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from lowmag.bank import Bank
 from lowmag.device import Precision, autocast, inference_batch
+from lowmag.errors import UserError
 from lowmag.models import ModelSpec, prepare
 from lowmag.networks import Network
 
@@ -55,6 +56,37 @@ def validate(
     confusion = torch.bincount(labels * n_classes + decided, minlength=n_classes**2)
     figures = figures_of(confusion.view(n_classes, n_classes), float(loss) / len(bank.ids))
     return Validated(figures, decided.cpu().numpy().astype(np.int16))
+
+
+@torch.no_grad()
+def judge(logits: Tensor, expected: Tensor, cure: str) -> Validated:
+    """How logits (n, K) on the CPU do; UserError with `cure` when their loss is no number."""
+    n_classes, decided = logits.shape[1], logits.argmax(1)
+    loss = float(functional.cross_entropy(logits, expected))
+    if not math.isfinite(loss):
+        raise UserError(f"the validation loss is not a finite number; {cure}")
+    confusion = torch.bincount(expected * n_classes + decided, minlength=n_classes**2)
+    figures = figures_of(confusion.view(n_classes, n_classes), loss)
+    return Validated(figures, decided.numpy().astype(np.int16))
+
+
+class Best:
+    """The epoch of a small model that is best on validation, with its weights."""
+
+    def __init__(self, model: nn.Module, select: str, margin: float = 0.0) -> None:
+        self.model, self.select, self.margin, self.epoch = model, select, margin, 0
+        self._score, self._weights = (-math.inf, -math.inf), dict[str, Tensor]()
+
+    def offer(self, epoch: int, figures: dict[str, float]) -> None:
+        """Keep the model's weights as they are, if the figures are better than the best so far."""
+        reached = score(figures, self.select)
+        if not self._weights or is_better(reached, self._score, self.margin):
+            self._score, self.epoch = reached, epoch
+            self._weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def restore(self) -> None:
+        """Put the weights of the best epoch into the model."""
+        self.model.load_state_dict(self._weights)
 
 
 def figures_of(confusion: Tensor, loss: float) -> dict[str, float]:

@@ -66,6 +66,11 @@ def features_flag(wildcards):
     return f"--features {shlex.quote(folder)}" if folder and is_teacher else ""
 
 
+def patch_gmac_flag(wildcards):
+    gmac = plan.config.teacher.patch_gmac
+    return f"--patch-gmac {gmac}" if gmac and features_flag(wildcards) else ""
+
+
 def features_digest(wildcards):
     return plan.features if features_flag(wildcards) else ""
 
@@ -81,6 +86,15 @@ def slide_head_flag(wildcards, input):
 
 def seed_of_run(wildcards):
     return wildcards.run.rpartition("seed")[2]
+
+
+def say_missing_features():
+    if absent := plan.without_features:
+        logger.warning(
+            f"teacher.features: {len(absent)} of {len(plan.slides)} slides have no file there "
+            f"({', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}); the study stops before it trains "
+            "unless they have no tiles."
+        )
 
 
 def check_networks():
@@ -270,10 +284,14 @@ def student_targets(wildcards):
     return f"{OUT}/{plan.targets_file(wildcards.method, magnification, wildcards.seed)}"
 
 
-def student_initial(wildcards):
+def student_run(wildcards):
     magnification = float(magnification_number(wildcards))
     share, seed = int(wildcards.share), int(wildcards.seed)
-    folder = plan.initial(Run(wildcards.method, magnification, share, seed))
+    return Run(wildcards.method, magnification, share, seed)
+
+
+def student_initial(wildcards):
+    folder = plan.initial(student_run(wildcards))
     return f"{OUT}/{folder}/model.safetensors" if folder else []
 
 
@@ -282,7 +300,7 @@ def initial_flag(wildcards, input):
 
 
 def student_options(wildcards):
-    return plan.student_options(wildcards.method)
+    return plan.student_options(student_run(wildcards))
 
 
 def student_weights(wildcards):

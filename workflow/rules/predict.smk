@@ -49,8 +49,10 @@ rule predictions:
         out=subpath(output.tiles, parent=True),
         slide_head=slide_head_flag,
         features=features_flag,
+        patch_gmac=patch_gmac_flag,
         digest=features_digest,
         code=plan.code("predict"),
     shell:
         "lowmag predict --model {input.model:q} --tiles {params.tiles:q} --splits {input.splits:q}"
-        " --out {params.out:q} {params.features} {params.slide_head} --threads {threads} > {log:q} 2>&1"
+        " --out {params.out:q} {params.features} {params.patch_gmac} {params.slide_head} --threads {threads}"
+        " > {log:q} 2>&1"
