@@ -213,6 +213,7 @@ def test_a_head_takes_no_gpus():
 
 def test_a_study_on_features_asks_for_one_view_and_one_cell():
     methods = {"m": {"soft_labels": 1, "cosine": {"local": 0}}}
+    methods["fine"] = methods["m"] | {"training": {"cell_um": 64}}
     options = parse_config({"teacher": {"features": "f"}, "methods": methods}).target_options()
-    assert set(options.grids.values()) == {1}
+    assert options.grids == {"5x": 1, "2.5x": 1, "1.25x": 1, "0.625x": 1}, "whatever grids students have"
     assert (options.views, options.features) == (1, "f")

@@ -78,6 +78,13 @@ def test_patches_at_the_tiles_own_places_are_taken_as_they_are(index, tmp_path):
         features_of_tiles(tmp_path / "f", index, channels=6)
 
 
+def test_slides_that_nothing_is_asked_of_need_no_features(index, tmp_path):
+    values = np.arange(8, dtype=np.float32).reshape(4, 2)
+    write_features(tmp_path / "f" / "train1.h5", values, [[64 * n, 0] for n in range(4)])
+    found = features_of_tiles(tmp_path / "f", index, np.array([5, 6]))
+    assert np.array_equal(found.values, values[1:3])
+
+
 def test_half_precision_is_read_as_it_is(tmp_path):
     values = np.linspace(-3, 3, 8).astype(np.float16).reshape(2, 4)
     found = read_patches(write_features(tmp_path / "a.h5", values, [[0, 0], [64, 0]]))

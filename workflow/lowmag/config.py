@@ -315,7 +315,7 @@ class Config(Section):
         alike = cells == self._grid(usual, magnification)
         if alike and is_library(training.model):
             alike = (training.model, training.input) == (usual.model, usual.input)
-        if alike or not self.methods[method].reads_maps:
+        if alike or not self.methods[method].reads_maps or self.teacher.features:  # of one cell for all
             return name
         own = re.sub(r"[^A-Za-z0-9]+", "-", f"{training.model}-{self._px(training, name)}")
         return f"{name}-{cells or own}"

@@ -63,9 +63,8 @@ def give(network: Network, spec: ModelSpec, index: TileIndex, ids: np.ndarray, s
         return Given(index, ids, spec, bank=bank)
     if source.features is None:
         raise UserError("the model is a head on features computed elsewhere; give their folder as --features")
-    found = features_of_tiles(source.features, index, network.head.in_features)
-    features, n_patches = torch.from_numpy(found.values[ids]), found.n_patches[ids]
-    return Given(index, ids, spec, features=features, n_patches=n_patches)
+    found = features_of_tiles(source.features, index, ids, network.head.in_features)
+    return Given(index, ids, spec, features=torch.from_numpy(found.values), n_patches=found.n_patches)
 
 
 @torch.inference_mode()

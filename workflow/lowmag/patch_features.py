@@ -63,20 +63,26 @@ def without_features(folder: Path, slide_ids: Iterable[str]) -> list[str]:
     return [slide_id for slide_id in slide_ids if not features_path(folder, slide_id).is_file()]
 
 
-def features_of_tiles(folder: Path, index: TileIndex, channels: int | None = None) -> TileFeatures:
-    """Features of every tile of an index, in its order; says how many patches they have inside.
+def features_of_tiles(
+    folder: Path, index: TileIndex, ids: np.ndarray | None = None, channels: int | None = None
+) -> TileFeatures:
+    """Features of tiles `ids`, ascending, of an index, or of all; says how many patches they have inside.
 
     Raises UserError for files that are missing, not of features, of other tiles or slides, or of another
     number of channels than one another or than `channels`.
     """
-    slides = [(n, index.slides[n].slide_id) for n in np.unique(index.slide).tolist()]
+    ids = np.arange(index.n) if ids is None else ids
+    slides = [(n, index.slides[n].slide_id) for n in np.unique(index.slide[ids]).tolist()]
     if absent := without_features(folder, [slide_id for _, slide_id in slides]):
         raise UserError(
             f"features: {len(absent)} of {len(slides)} slides that have tiles have no file in {folder}: "
             f"{_listed(absent)}; compute their features under these names ({{slide_id}}.h5), or take the "
             "slides out of the sheet"
         )
-    found = [_of_slide(features_path(folder, name), index, number) for number, name in slides]
+    found = [
+        _of_slide(features_path(folder, name), index, ids[index.slide[ids] == number])
+        for number, name in slides
+    ]
     if not found:
         raise UserError(f"there are no tiles to match the features in {folder} with; see check.tsv")
     widths = {part.values.shape[1] for part in found}
@@ -94,9 +100,10 @@ def features_of_tiles(folder: Path, index: TileIndex, channels: int | None = Non
     return TileFeatures(values, n_patches)
 
 
-def _of_slide(path: Path, index: TileIndex, number: int) -> TileFeatures:
+def _of_slide(path: Path, index: TileIndex, ids: np.ndarray) -> TileFeatures:
+    """Features of the tiles `ids` of one slide, from its file."""
     patches = read_patches(path)
-    with TileFile(index.path(number)) as file:
+    with TileFile(index.path(index.slide[ids[0]])) as file:
         _check_slide(path, patches, file)
         field = _field_px(file)
     if patches.edge_px > MOST_OF_FIELD * field.max():
@@ -104,7 +111,7 @@ def _of_slide(path: Path, index: TileIndex, number: int) -> TileFeatures:
             f"features {path}: patches are {patches.edge_px / field.max():.2g} times as wide as tiles, whose "
             "students would not see what the teacher saw: raise tiles.field_um to the patches' width"
         )
-    found = match(patches, index.coords[index.slide == number], field)
+    found = match(patches, index.coords[ids], field)
     if n := int((~np.isfinite(found.values).all(1)).sum()):
         raise UserError(f"features {path}: {n} tiles are further than a field from any patch; {CURE}")
     return found

@@ -75,7 +75,7 @@ def _write_from_features(
     """Write what a head on features says: logits and a map of one cell, which hold for every view."""
     if options.features is None:
         raise UserError("the teacher is a head on features; give their folder as `features` in the options")
-    found = features_of_tiles(Path(options.features), index, network.head.in_features)
+    found = features_of_tiles(Path(options.features), index, channels=network.head.in_features)
     features = torch.from_numpy(found.values)
     device = next(network.parameters()).device
     with ExitStack() as stack:
