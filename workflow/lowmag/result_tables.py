@@ -120,13 +120,13 @@ def untimed_teacher(cost: Sequence[Row]) -> str:
     if math.isfinite(teacher["tiles_per_s"]):
         return ""
     known = (
-        "its computation is what the config states of that network (teacher.patch_gmac), unchecked"
+        "and its computation is what the config states of that network (teacher.patch_gmac), unchecked"
         if math.isfinite(teacher["gmac_per_mm2"])
         else "nor is its computation known: state it as teacher.patch_gmac for savings to be reported"
     )
     return (
         "The teacher is a head on features that another network computed elsewhere: neither its time nor "
-        f"what it read was measured, and {known}."
+        f"what it read was measured, {known}."
     )
 
 
