@@ -103,7 +103,7 @@ def features_of_tiles(
 def _of_slide(path: Path, index: TileIndex, ids: np.ndarray) -> TileFeatures:
     """Features of the tiles `ids` of one slide, from its file."""
     patches = read_patches(path)
-    with TileFile(index.path(index.slide[ids[0]])) as file:
+    with TileFile(index.path(int(index.slide[ids[0]]))) as file:
         _check_slide(path, patches, file)
         field = _field_px(file)
     if patches.edge_px > MOST_OF_FIELD * field.max():
