@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,14 @@ from lowmag import cam, models, networks
 from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.gate import check_networks
+from lowmag.lesson import Job
 from lowmag.models import ModelSpec
 from lowmag.networks import build, map_cells
-from lowmag.recipe import Architecture
+from lowmag.recipe import Architecture, StudentTraining, Teacher
+from lowmag.terms import Method
+from lowmag.train import train_student, train_teacher
 from safetensors.torch import save_file
+from synthetic_tiles import CLASSES, HIGH, LOW, PX, make_cohort
 from torch import nn
 
 SMALL = "torchvision/shufflenet_v2_x0_5"
@@ -153,6 +158,28 @@ def test_a_student_begins_with_a_model_file_of_larger_pictures(model, stride, tm
         assert [len(p[0]) for p in places] == [17, 5]
         assert torch.equal(places[0][:, 0], places[1][:, 0])
     assert below.eval()(torch.randn(1, 3, 32, 32))[1].shape == (1, 3)
+
+
+@pytest.mark.usefixtures("_small_vit", "one_thread")
+@pytest.mark.parametrize(
+    ("model", "stride"),
+    [("torchvision/vit_small_of_ours", 16), ("timm/test_vit", 16), ("timm/test_convnext", 32)],
+)
+def test_a_student_of_small_tiles_trains_on_from_its_teacher(model, stride, tmp_path):
+    """64 px of the teacher, 16 of the student; a network of stride 32 sees those upsampled."""
+    tiles, splits = make_cohort(tmp_path)
+    teacher = Job(tiles, splits, CLASSES, HIGH, 0, tmp_path / "teacher", tmp_path / "a", threads=1)
+    of_both = {"model": model, "stride": stride, "epochs": 1, "batch_size": 4}
+    assert train_teacher(teacher, Teacher(require="nothing", **of_both)) == 0
+    begins = {"initial": "teacher", "input": "upsampled" if stride > PX[LOW] else "native"}
+    student = replace(teacher, magnification=LOW, out=tmp_path / "student", state=tmp_path / "b")
+    student = replace(student, initial=tmp_path / "teacher" / "model.safetensors")
+    labels = Method.model_validate({"cross_entropy": 1})
+    assert train_student(student, StudentTraining(**begins, **of_both), labels, None, 0) == 0
+    first, second = (models.load_model(job.out / "model.safetensors")[0] for job in (teacher, student))
+    # One epoch of a few steps leaves a network near where it began: two that begin with noise are far apart.
+    apart = (first.head.weight - second.head.weight).norm() / first.head.weight.norm()
+    assert 0 < apart < 0.5
 
 
 @pytest.mark.parametrize(
