@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from lowmag.config import parse_config
+from lowmag.study import additions
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
@@ -48,3 +49,22 @@ def test_methods_without_labels_do_not_draw_by_them(study):
     own = config.methods["dipalma2021"].model_copy(update={"training": {"balance": True}})
     asked = config.model_copy(update={"methods": {"dipalma2021": own}})
     assert asked.student_training("dipalma2021").balance is True
+
+
+def test_pairs_that_one_term_sets_apart_are_found_with_their_maps():
+    study = added_to_the_demo("attention_by_map").study(["a", "b"])
+    found = {(a.method, a.reference, a.term): a.cells for a in study.additions}
+    assert found == {
+        ("attention-32", "plain-32", "attention"): {"2.5x": 2, "1.25x": 1},
+        ("attention-16", "plain-16", "attention"): {"2.5x": 4, "1.25x": 2},
+        ("attention-8", "plain-8", "attention"): {"2.5x": 8, "1.25x": 4},
+    }
+
+
+def test_methods_trained_otherwise_or_with_other_settings_are_no_pair():
+    plain, other = {"cross_entropy": 1}, {"cross_entropy": 2, "features": 1}
+    terms = {"a": plain, "b": plain | {"features": 1}, "c": other, "d": plain | {"features": 1, "more": 1}}
+    alike = dict.fromkeys(terms, "same")
+    found = additions(terms, alike, lambda name: {"5x": 4})
+    assert [(a.reference, a.method, a.term) for a in found] == [("a", "b", "features"), ("b", "d", "more")]
+    assert additions(terms, alike | {"b": "longer"}, lambda name: {}) == []

@@ -105,13 +105,13 @@ def compare(level: Level, scored: Scores, drawn: Drawn, study: Study) -> list[Co
     for metric in METRICS:
         if metric not in scored[teacher]:
             continue
-        family = [_comparison((level, metric), (s, teacher), scored, drawn, study) for s in students]
+        family = [compare_pair((level, metric), (s, teacher), scored, drawn, study) for s in students]
         found += corrected(family)
         for reference in study.references:
-            others = [(s, _reference_at(s, reference, study)) for s in students if s.method != reference]
+            others = [(s, reference_at(s, reference, study)) for s in students if s.method != reference]
             family = [
                 _with_gap(
-                    _comparison((level, metric), pair, scored, drawn, study),
+                    compare_pair((level, metric), pair, scored, drawn, study),
                     [scored[group][metric] for group in (*pair, teacher)],
                     drawn.resamples,
                 )
@@ -121,7 +121,7 @@ def compare(level: Level, scored: Scores, drawn: Drawn, study: Study) -> list[Co
     return found
 
 
-def _reference_at(student: Group, reference: str, study: Study) -> Group:
+def reference_at(student: Group, reference: str, study: Study) -> Group:
     """The reference's student of the same magnification, and share of unlabelled slides if any."""
     shares = study.shares(reference)
     share = student.unlabelled if student.unlabelled in shares else shares[0]
@@ -141,9 +141,10 @@ def _with_gap(row: Comparison, scores: Sequence[Estimate], resamples: Resamples)
     return replace(row, gap_closed=gained / gap, gap_low=low, gap_high=high)
 
 
-def _comparison(
+def compare_pair(
     of: tuple[Level, str], pair: tuple[Group, Group], scored: Scores, drawn: Drawn, study: Study
 ) -> Comparison:
+    """Student minus reference, of a level and metric; without what is corrected over a family."""
     (level, metric), (student, reference) = of, pair
     difference, samples = bootstrap.paired_difference(scored[student][metric], scored[reference][metric])
     low, high = drawn.resamples.interval(samples)

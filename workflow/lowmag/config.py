@@ -24,7 +24,7 @@ from lowmag.recipe import (
     is_library,
 )
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
-from lowmag.study import Evaluation, Study, TargetOptions
+from lowmag.study import Evaluation, Study, TargetOptions, additions
 from lowmag.terms import LAST_STAGE, Method
 
 TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
@@ -289,6 +289,13 @@ class Config(Section):
             ordinal=self.ordinal,
             unit=self.tiles.unit,
             evaluation=self.evaluation,
+            additions=additions(
+                {name: method.terms for name, method in self.methods.items()},
+                {name: self.student_training(name) for name in self.methods},
+                lambda name: {
+                    name_of(m): self._cells(self.student_training(name), m) for m in self.tiles.students
+                },
+            ),
         )
 
     def student_training(self, method: str) -> StudentTraining:

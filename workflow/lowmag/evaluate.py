@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lowmag import bootstrap, class_balanced, how_low, metrics, noninferiority
+from lowmag import added_terms, bootstrap, class_balanced, how_low, metrics, noninferiority
 from lowmag.bootstrap import Estimate
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
 from lowmag.comparisons import HEADLINE, TEACHER, Comparison, Drawn, Scores, compare
@@ -45,7 +45,7 @@ METRIC_COLUMNS = (
 
 
 def write_tables(predictions: Path, reading: Path | None, out: Path, study: Study) -> None:
-    """Write metrics.tsv, comparisons.tsv, cost.tsv, how_low.tsv and summary.json of a study into `out`.
+    """Write metrics, comparisons, cost, how_low and added_terms.tsv and summary.json of a study into `out`.
 
     `reading` is reading.tsv (None, or without rows: reading is not part of the time). Raises UserError when a
     run's predictions are missing or are not on the same items as the others', and when there is nothing to
@@ -81,6 +81,10 @@ def write_tables(predictions: Path, reading: Path | None, out: Path, study: Stud
     _write_table(out / "cost.tsv", cost, COST_COLUMNS)
     lowest = how_low.table_rows(summary["level"], summary["how_low"])
     _write_table(out / "how_low.tsv", lowest, how_low.COLUMNS)
+    gained = [
+        row for key in tests for row in added_terms.gains(parts[key].level, scored[key], drawn[key], study)
+    ]
+    _write_table(out / "added_terms.tsv", gained, added_terms.COLUMNS)
     write_json(out / "summary.json", summary)
 
 

@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from lowmag.agreement import calibration, confusion
 from lowmag.magnification import name_of
 from lowmag.palette import (
+    COLOURS,
+    MARKERS,
     STYLE,
     TEACHER_COLOUR,
     WIDTH_IN,
@@ -31,6 +33,7 @@ from lowmag.palette import (
 from lowmag.predictions import Group, Part, read_parts
 from lowmag.publish import publishing
 from lowmag.scores import (
+    LEVELS,
     TEACHER,
     Row,
     best_student,
@@ -53,8 +56,8 @@ CALIBRATED_MAGNIFICATIONS = 2
 
 def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) -> None:
     """Draw every figure of FIGURES into the folder `out`; the same tables give the same bytes."""
-    metrics, cost, comparisons = (
-        read_table(evaluation / f"{name}.tsv") for name in ("metrics", "cost", "comparisons")
+    metrics, cost, comparisons, gains = (
+        read_table(evaluation / f"{name}.tsv") for name in ("metrics", "cost", "comparisons", "added_terms")
     )
     tiles = next(p for p in read_parts(predictions, study) if (p.level, p.split) == ("tile", "test"))
     drawn = {
@@ -62,6 +65,7 @@ def write_figures(predictions: Path, evaluation: Path, out: Path, study: Study) 
         "accuracy_cost": accuracy_cost(metrics, cost, study),
         "accuracy_compute": accuracy_compute(metrics, cost, study),
         "unlabelled_share": unlabelled_share(metrics, study),
+        "added_terms": added_terms(gains, study),
         "confusion": confusion_of_study(tiles, metrics, study),
         "calibration": calibration_of_study(tiles, metrics, study),
     }
@@ -217,6 +221,45 @@ def unlabelled_share(metrics: Sequence[Row], study: Study) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("unlabelled slides used (%)")
     _share_legend(figure, study)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def added_terms(gains: Sequence[Row], study: Study) -> Figure:
+    """What a loss term adds to balanced accuracy against the cells of the student's map, one panel per level.
+
+    A point is a pair of methods at one magnification, with the 95 % interval of their paired difference; a
+    line joins the pairs of a term and magnification. Of several unlabelled shares the highest is shown.
+    """
+    shown = [row for row in gains if row["cells"] > 0]
+    if not shown:
+        return _message(
+            "No two methods of this study are trained alike and differ by one loss term more,\n"
+            "so what a term adds cannot be shown. workflow/studies/attention_by_map.yaml has such methods."
+        )
+    levels = [level for level in LEVELS if pick(shown, level=level)]
+    figure, panels = panels_in_row(len(levels), 3.9)
+    lines = list(dict.fromkeys((row["term"], row["magnification"]) for row in shown))
+    for level, axes in zip(levels, panels, strict=True):
+        for i, ((term, magnification), shift) in enumerate(zip(lines, dodges(len(lines), 0.3), strict=True)):
+            rows = pick(shown, level=level, term=term, magnification=magnification)
+            rows = [r for r in rows if r["unlabelled"] == study.shares(r["method"])[-1]]
+            rows.sort(key=lambda row: row["cells"])
+            place = np.log2(_column(rows, "cells")) + shift
+            arms = np.stack([_column(rows, end) for end in ("low", "high")])
+            arms = np.abs(arms - _column(rows, "difference"))
+            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            label = f"{term}, {name_of(magnification)}"
+            axes.errorbar(place, _column(rows, "difference"), np.nan_to_num(arms), label=label, **look)
+        cells = sorted({row["cells"] for row in shown})
+        axes.axhline(0, color=TEACHER_COLOUR, linewidth=1, linestyle=":")
+        axes.set_xticks(np.log2(cells), [f"{c:.0f} × {c:.0f}" for c in cells])
+        axes.set_xlabel("cells of the student's last map")
+        axes.set_ylabel("gain in balanced accuracy by the term")
+        axes.set_title(f"per {level}")
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(3, len(lines))
+    )
     return figure
 
 

@@ -46,6 +46,7 @@ ALTERNATIVES = {
     "accuracy_cost": "Balanced accuracy against measured seconds",
     "accuracy_compute": "Balanced accuracy against computation",
     "unlabelled_share": "Balanced accuracy against the share of unlabelled slides used",
+    "added_terms": "Gain in balanced accuracy by a loss term against the cells of the student's map",
     "confusion": "Confusion matrices of teacher and students",
     "calibration": "Reliability curves of teacher and students",
     "gallery": "Test tiles with the attention of teacher and students",
@@ -145,6 +146,7 @@ def _result_parts(results: Path, study: Study) -> dict[str, Any]:
         "has_reading": has_reading(cost),
         "untimed_teacher": untimed_teacher(cost),
         "timed_on": provenance.timing_conditions(results, study),
+        "additions": [f"{a.method} − {a.reference} ({a.term})" for a in study.additions],
         "has_shares": any(len(study.shares(method)) > 1 for method in study.methods),
     }
 

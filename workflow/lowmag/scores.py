@@ -12,6 +12,7 @@ FIGURES = (
     "accuracy_cost",
     "accuracy_compute",
     "unlabelled_share",
+    "added_terms",
     "confusion",
     "calibration",
 )
@@ -26,6 +27,7 @@ TEXT = {
     "seed",
     "metric",
     "reference",
+    "term",
     "model",
     "methods",
     "not_worse",

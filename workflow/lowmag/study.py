@@ -1,7 +1,8 @@
 """The grid of runs of a study: the students, what they need of the teacher, how they are evaluated."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -86,6 +87,15 @@ class TargetOptions(Section):
     )
 
 
+class Addition(Section):
+    """Two methods that differ by a loss term that one of them has more (`added_terms`)."""
+
+    method: str
+    reference: str
+    term: str
+    cells: dict[str, int] = Field(description="cells per edge of the last map by magnification name, or 0")
+
+
 class Study(Section):
     """The grid of runs and how it is evaluated: what `evaluate`, `figures` and `report` take as `--study`."""
 
@@ -98,6 +108,7 @@ class Study(Section):
     ordinal: bool = False
     unit: Literal["tile", "section"] = "tile"
     evaluation: Evaluation = Evaluation()
+    additions: list[Addition] = Field(default=[], description="pairs of methods that one term sets apart")
 
     def shares(self, method: str) -> list[int]:
         """Unlabelled shares a method is run with, in per cent, ascending."""
@@ -122,3 +133,25 @@ class Study(Section):
     def models(self) -> list[str]:
         """Folders below the results of every model of the study, teachers first."""
         return [f"teacher/seed{n}" for n in self.seeds] + [f"students/{run.folder}" for run in self.runs()]
+
+
+def additions(
+    terms: Mapping[str, Mapping[str, Any]],
+    training: Mapping[str, Any],
+    cells: Callable[[str], Mapping[str, int]],
+) -> list[Addition]:
+    """Every pair of methods that are trained alike and differ by one term more.
+
+    `terms` and `training` are by the method's name, as is what `cells` says: cells per edge of the last map
+    by name of the magnification, 0 where that is not known beforehand.
+    """
+    found = []
+    for method, own in terms.items():
+        for reference, others in terms.items():
+            added = [name for name in own if name not in others]
+            alike = all(own.get(name) == term for name, term in others.items())
+            if len(added) == 1 and alike and training[method] == training[reference]:
+                found.append(
+                    Addition(method=method, reference=reference, term=added[0], cells=dict(cells(method)))
+                )
+    return found

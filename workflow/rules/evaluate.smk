@@ -52,6 +52,7 @@ rule evaluate:
             labels={"table": "cost per magnification"},
         ),
         how_low=f"{OUT}/evaluation/how_low.tsv",
+        added_terms=f"{OUT}/evaluation/added_terms.tsv",
         summary=f"{OUT}/evaluation/summary.json",
     log:
         f"{OUT}/logs/evaluate.log",

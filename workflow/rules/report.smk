@@ -4,6 +4,7 @@ rule figures:
         metrics=f"{OUT}/evaluation/metrics.tsv",
         comparisons=f"{OUT}/evaluation/comparisons.tsv",
         cost=f"{OUT}/evaluation/cost.tsv",
+        added_terms=f"{OUT}/evaluation/added_terms.tsv",
     output:
         report(
             expand(f"{OUT}/figures/{{figure}}.svg", figure=FIGURES),
