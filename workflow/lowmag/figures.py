@@ -248,7 +248,7 @@ def added_terms(gains: Sequence[Row], study: Study) -> Figure:
             place = np.log2(_column(rows, "cells")) + shift
             arms = np.stack([_column(rows, end) for end in ("low", "high")])
             arms = np.abs(arms - _column(rows, "difference"))
-            look = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+            look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
             label = f"{term}, {name_of(magnification)}"
             axes.errorbar(place, _column(rows, "difference"), np.nan_to_num(arms), label=label, **look)
         cells = sorted({row["cells"] for row in shown})
