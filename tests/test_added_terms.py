@@ -53,7 +53,7 @@ def test_the_figure_has_a_point_for_every_map(results: Path, study: Study) -> No
     assert [axes.get_title(loc="left") for axes in panels] == ["per tile", "per slide"]
     for axes, level in zip(panels, ("tile", "slide"), strict=True):
         assert [text.get_text() for text in axes.get_xticklabels()] == ["2 × 2", "4 × 4", "8 × 8"]
-        lines = {c.get_label(): c.lines[0].get_ydata() for c in axes.containers}
+        lines = {c.get_label(): c.lines[0].get_ydata() for c in axes.containers}  # pyright: ignore
         assert set(lines) == {"attention, 2.5x", "attention, 1.25x"}
         for magnification in (2.5, 1.25):
             wanted = pick(gains, level=level, magnification=magnification, unlabelled=100)
