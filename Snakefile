@@ -40,8 +40,8 @@ onstart:
     refuse_unwritable()
     say_device()
     say_missing_features()
-    refuse_single_slides()
-    keep_config()
+    take_slides_in_chunks()
+    ownership.begin(Path(OUT))
     check_networks()
 
 

@@ -26,6 +26,7 @@ from lowmag.record import SlideRecord, save_record
 REPOSITORY = Path(__file__).parents[1]
 DRY_RUN_S, MEMORY_GB, JOB_S, CLUSTER_JOBS = 60.0, 2.0, 1.0, 999.0  # for 10 000 slides
 LARGEST = 10_000
+PER_CHUNK = Plan({"slides": "demo"}).job("chunk").slides
 START_S = 5.0  # of Snakemake and of reading the rules, whatever the cohort
 FILES_PER_SLIDE = ("slides/{}.json", "tissue/{}.geojson", "tissue/{}.png", "tiles/{}.h5")
 TABLES = ("results/check.tsv", "results/tiles.tsv")
@@ -73,7 +74,10 @@ def _measure(folder: Path, n: int) -> Cost:
     dry = _snakemake(folder, "-n", "--quiet", "rules")
     found = re.search(r"^total\s+(\d+)$", dry.text, re.MULTILINE)
     _tell(n, f"dry run of {found[1] if found else '?'} jobs", dry)
-    _tell(n, "dry run of `slides`, in chunks", _snakemake(folder, "-n", "--quiet", "rules", "--", "slides"))
+    wanted = {f"S{number:05d}": [f"results/tiles/S{number:05d}.h5"] for number in range(n)}
+    batch = chunks.write_batch(folder / "results/chunks", wanted, PER_CHUNK)
+    chunked = _snakemake(folder, "-n", "--quiet", "rules", "--", f"results/chunks/{batch}.done")
+    _tell(n, "dry run of all slides in chunks", chunked)
     n_files = _results(folder, n)
     print(f"{n} slides: {n_files} files of results, {n_files // n} per slide, and as many inodes")
     touched = _snakemake(folder, "--touch", "--quiet", "rules", "--", *TABLES)
@@ -87,11 +91,8 @@ def _tell(n: int, what: str, cost: Cost) -> None:
 
 def _cluster_jobs(n: int) -> int:
     """Jobs of a cluster for slides in chunks, and the runs of the default study after them."""
-    plan = Plan({"slides": "demo"})
-    n_runs = 4 * len(
-        plan.models
-    )  # training, targets and prediction of every model, and what follows, at most
-    return len(chunks.names(n, plan.job("chunk").slides)) + n_runs
+    # Training, targets and prediction of every model, and what follows, at most.
+    return -(-n // PER_CHUNK) + 4 * len(Plan({"slides": "demo"}).models)
 
 
 def _cohort(folder: Path, n: int) -> None:

@@ -146,7 +146,14 @@ class Cluster:
         self.until(is_back)
 
     def release(self) -> None:
-        """Let requeued jobs start at once: SLURM holds them back for two minutes."""
+        """Let requeued jobs start at once, which SLURM holds back for two minutes.
+
+        And start the controller again where it has crashed, as a site's systemd does: that of 22.05 may when
+        asked about a job that it has just requeued (`build_job_info_resp`). What it knew lies on disk.
+        """
+        if self.started[1].poll() is not None:
+            self._daemon("slurmctld", "-D", "-f", f"{self.folder}/slurm.conf")
+            self.started[1] = self.started.pop()
         for job in self.jobs():
             if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
                 self.ask("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now", check=False)

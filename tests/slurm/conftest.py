@@ -1,6 +1,7 @@
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ from tests.slurm.cluster import Cluster, missing
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A running cluster; skips where SLURM is not installed, unless LOWMAG_SLURM=required."""
+    """A running cluster; skips where SLURM or Snakemake's plugin is missing, unless LOWMAG_SLURM=required."""
+    problem = ""
     if lacking := missing():
         problem = f"not installed: {', '.join(lacking)} (Debian: apt install slurm-wlm munge)"
+    elif not find_spec("snakemake_executor_plugin_slurm"):
+        problem = "not installed: snakemake-executor-plugin-slurm (pip install -e '.[slurm]')"
+    if problem:
         if os.environ.get("LOWMAG_SLURM") == "required":
             pytest.fail(problem)
         pytest.skip(problem)

@@ -1,13 +1,16 @@
 """A study on a cluster, its node lost while tiles are cut: what was asked of SLURM, and what came out."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import h5py
 import pytest
-from lowmag import cli
+import yaml
+from lowmag import chunks, cli
 from lowmag.plan import Plan
+from snakemake.utils import update_config
 
 from tests.slurm.cluster import LONGEST_S, rule_of
 from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
@@ -35,12 +38,12 @@ QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10
 
 @pytest.fixture(scope="module")
 def study(cluster, tmp_path_factory) -> StudyFolder:
-    """A study that ran on the cluster, slides first; the node was lost while their tiles were cut."""
+    """A study that ran on the cluster by one command; the node was lost while its tiles were cut."""
     study = StudyFolder(tmp_path_factory.mktemp("study"))
     study.configure(**STUDY)
     demo = json.dumps(TINY["demo"])
     assert cli.main(["demo", "--out", str(study.folder / "cohort"), "--options", demo]) == 0
-    with study.running(*PROFILE, *QUICK, "--", "slides", **cluster.environment) as snakemake:
+    with study.running(*PROFILE, *QUICK, **cluster.environment) as snakemake:
         cluster.until(lambda: any(study.folder.glob("results/tiles/*.h5")), seconds=600)
         cluster.lose_node()
         cluster.restart_node()
@@ -50,8 +53,6 @@ def study(cluster, tmp_path_factory) -> StudyFolder:
             cluster.release()
             time.sleep(0.5)
     assert snakemake.returncode == 0, study.said
-    done = study.snakemake(*PROFILE, *QUICK, **cluster.environment)
-    assert done.returncode == 0, done.stdout + done.stderr
     return study
 
 
@@ -105,7 +106,9 @@ def test_jobs_of_the_lost_node_ran_again(jobs):
 def test_tiles_are_those_of_an_undisturbed_run(study, tmp_path, monkeypatch):
     monkeypatch.chdir(study.folder)  # slides are named from there
     results = study.folder / "results"
-    plan = Plan(json.loads((results / "state/config.json").read_text()))
+    config = yaml.safe_load((REPOSITORY / "config.yaml").read_text())
+    update_config(config, yaml.safe_load((study.folder / "tiny.yaml").read_text()))
+    plan = Plan(config)
     records = sorted((results / "slides").glob("*.json"))
     assert len(records) == N_SLIDES
     for record in records:
@@ -113,6 +116,31 @@ def test_tiles_are_those_of_an_undisturbed_run(study, tmp_path, monkeypatch):
         command += ["--out", tmp_path / f"{record.stem}.h5", "--options", plan.options("tiles")]
         assert cli.main([str(part) for part in command]) == 0
         assert content(tmp_path / f"{record.stem}.h5") == content(results / f"tiles/{record.stem}.h5")
+
+
+def test_forced_slides_are_refused_after_their_chunks(cluster, study):
+    """They would be forced for ever: single slides again after every batch of chunks."""
+    environment = cluster.environment | {chunks.ROUNDS: str(chunks.MOST_ROUNDS)}
+    result = study.snakemake(*PROFILE, "--forceall", "--", "slides", **environment)
+    assert result.returncode != 0
+    assert f"{3 * N_SLIDES} jobs of one slide each are to be done" in result.stdout + result.stderr
+
+
+def test_deleted_tiles_come_back_in_chunks(cluster, study):
+    """And then nothing is left to do, whatever was marked as done before."""
+    before = own_jobs(cluster, study)
+    study.configure(**STUDY | {"compute": {**COMPUTE, "chunk": {**COMPUTE["chunk"], "slides": 4}}})
+    shutil.rmtree(study.folder / "results/tiles")
+    result = study.snakemake(*PROFILE, *QUICK, "--", "slides", **cluster.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Nothing to be done" in result.stdout + result.stderr
+    assert len(list(study.folder.glob("results/tiles/*.h5"))) == N_SLIDES
+    assert own_jobs(cluster, study) == [*before, *["chunk"] * 4]
+
+
+def own_jobs(cluster, study) -> list[str]:
+    """Rules of the study's jobs, oldest first."""
+    return [rule_of(job) for job in cluster.jobs() if job["WorkDir"] == str(study.folder)]
 
 
 def content(path: Path) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
+from lowmag import chunks, publish
 
 REPOSITORY = Path(__file__).parents[2]
 N_SLIDES = 15  # the fewest with three labelled patients of each class
@@ -61,6 +62,22 @@ class StudyFolder:
             text=True,
             env={**os.environ, **environment},
             timeout=2400,  # far above what it takes: only against hanging for ever
+            check=False,
+        )
+
+    def in_chunks(self, lists: list[list[str]], *arguments: str, **environment: str):
+        """Make a batch of lists of files as a cluster would, then the same command; the finished process."""
+        for number, files in enumerate(lists):
+            publish.write_json(self.folder / f"results/chunks/1-1/{number:04d}.json", files)
+        package = str(REPOSITORY / "workflow")
+        makes = [sys.executable, "-c", chunks.MAKE, package, "results/chunks/1-1"]
+        return subprocess.run(
+            [*makes, *self.command(*arguments)[3:]],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env={**os.environ, chunks.ROUNDS: "1", **environment},
+            timeout=2400,
             check=False,
         )
 

@@ -1,10 +1,14 @@
-"""Slides in chunks: the target `slides`, as a cluster takes it."""
+"""Slides in chunks, as a cluster takes them."""
 
 import pytest
+
+from tests.workflow.study_folder import REPOSITORY
 
 PER_SLIDE = {"inspect", "tissue", "tiles"}
 FILES = ("slides/*.json", "tissue/*.geojson", "tissue/*.png", "tiles/*.h5")
 FIVE = {"slides": 5, "patients": 5, "size_um": 1024}
+SLIDES = [f"D{number:03d}" for number in range(1, 6)]
+PROFILE = ("--workflow-profile", str(REPOSITORY / "profiles/slurm"))
 
 
 def stamps(folder):
@@ -13,28 +17,36 @@ def stamps(folder):
     return {path.name: path.stat().st_mtime_ns for path in found}
 
 
+def tiles_of(slides):
+    return [f"results/tiles/{slide}.h5" for slide in slides]
+
+
 @pytest.fixture
 def cohort(study):
-    """Five slides in chunks of three; enough to cut, not to train."""
-    study.configure(demo=FIVE, compute={"chunk": {"slides": 3}})
+    """Five slides, enough to cut, not to train."""
+    study.configure(demo=FIVE)
     return study
 
 
-def test_chunks_of_any_size_and_single_slides_take_each_others_files(cohort):
-    first = cohort.snakemake("--", "slides")
-    assert first.returncode == 0, first.stdout + first.stderr
-    made = stamps(cohort.folder)
-    assert len(made) == 4 * 5
-    assert len(list((cohort.folder / "results/chunks/3").glob("*.done"))) == 2
-    planned = cohort.planned()
+def test_slides_of_chunks_are_done_to_whatever_asks_for_them(cohort):
+    """And a file deleted by hand is missed, whatever was marked as done."""
+    options = ("--config", "tissue={mpp: 4}")  # must reach the Snakemake within
+    lists = [tiles_of(SLIDES[:3]), tiles_of(SLIDES[3:])]
+    made = cohort.in_chunks(lists, *options, "--", "slides")
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert "Nothing to be done" in made.stdout + made.stderr
+    before = stamps(cohort.folder)
+    assert len(before) == 4 * 5
+    planned = cohort.planned(*options)
     assert not PER_SLIDE & set(planned), planned
     assert planned["check"] == planned["teacher"] == 1
 
     (cohort.folder / "results/tiles/D003.h5").unlink()
-    cohort.configure(demo=FIVE, compute={"chunk": {"slides": 5}})
-    assert cohort.snakemake("--", "slides").returncode == 0
+    assert cohort.planned(*options)["tiles"] == 1
+    again = cohort.snakemake(*options, "--", "slides")
+    assert again.returncode == 0, again.stdout + again.stderr
     after = stamps(cohort.folder)
-    assert {name for name in made if after[name] != made[name]} == {"D003.h5"}
+    assert {name for name in before if after[name] != before[name]} == {"D003.h5"}
 
 
 def test_bad_slide_stops_no_other_of_its_chunk(cohort):
@@ -42,13 +54,17 @@ def test_bad_slide_stops_no_other_of_its_chunk(cohort):
     blocked = cohort.folder / "results/tissue/D001.png"
     blocked.mkdir(parents=True)
     (blocked / "in the way").touch()
-    result = cohort.snakemake("--", "slides")
-    assert result.returncode != 0
-    assert "D001" in (cohort.folder / "results/logs/chunks/3/0000.log").read_text()
-    assert {path.stem for path in (cohort.folder / "results/tiles").glob("D*.h5")} == {
-        "D002",
-        "D003",
-        "D004",
-        "D005",
-    }
-    assert [path.stem for path in (cohort.folder / "results/chunks/3").glob("*.done")] == ["0001"]
+    result = cohort.in_chunks([tiles_of(SLIDES[:3]), tiles_of(SLIDES[3:])], "--", "slides")
+    assert result.returncode == 1
+    assert "D001" in (cohort.folder / "results/logs/chunks/1-1/0000.log").read_text()
+    assert {path.stem for path in (cohort.folder / "results/tiles").glob("D*.h5")} == {*SLIDES[1:]}
+    assert [path.stem for path in (cohort.folder / "results/chunks/1-1").glob("*.done")] == ["0001"]
+
+
+@pytest.mark.parametrize(("size", "is_said"), [(4, True), (5, False)])
+def test_dry_run_for_a_cluster_says_what_goes_in_chunks(cohort, size, is_said):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="not installed: pip install -e '.[slurm]'")
+    cohort.configure(demo=FIVE, compute={"chunk": {"slides": size}})
+    result = cohort.snakemake(*PROFILE, "-n")
+    assert result.returncode == 0, result.stderr
+    assert (f"15 of these jobs go first, {size} slides to a job" in result.stdout + result.stderr) == is_said

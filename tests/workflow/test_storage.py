@@ -113,6 +113,16 @@ def _n_tiles(path: Path) -> int:
         return file.n
 
 
+def test_chunks_are_told_of_the_store(remote, store):
+    """Where it is named on the command line and not in the environment, which holds its keys alone."""
+    said = settings(store)
+    address = said.pop("SNAKEMAKE_STORAGE_S3_ENDPOINT_URL")
+    tiles = "results/tiles/D001.h5"
+    result = remote.in_chunks([[tiles]], "--storage-s3-endpoint-url", address, "--", tiles, **said)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert _n_tiles(remote.folder / tiles) == TINY["tiles"]["max_per_slide"]
+
+
 @pytest.mark.parametrize("kind", ["s3", "fs"])
 def test_study_ends_in_a_report_of_every_slide(finished, kind):
     results = finished[kind] / "results"

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from lowmag import gpus
+from lowmag import gpus, ownership
 from lowmag.cli_parts import add_command, add_options, class_names
 
 
@@ -98,6 +98,7 @@ def _training_arguments(parser: argparse.ArgumentParser, section: str) -> None:
 def _job(args: argparse.Namespace):
     from lowmag.train import Job
 
+    ownership.exempt()
     return Job(
         tiles=args.tiles,
         splits=args.splits,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lowmag.errors import UserError
+from lowmag.ownership import refuse_outlived
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # what only writing can meet, wherever it is raised
 
@@ -36,7 +37,8 @@ def publishing(path: Path | str) -> Iterator[Path]:
 
     The suffix of `path` is kept, because writers choose their format by it. On an error the temporary
     file is removed and an existing `path` stays as it was. What a killed process left behind is written over
-    by the next one with the same `path`. Raises UserError when the folder cannot be written to or is full.
+    by the next one with the same `path`. Raises UserError when the folder cannot be written to or is full,
+    and in a job that has outlived its Snakemake, once another one is at work.
     """
     path = Path(path)
     with reporting(path):
@@ -48,6 +50,7 @@ def publishing(path: Path | str) -> Iterator[Path]:
         with reporting(path):
             temporary.chmod(0o666 & ~_umask())
             _fsync(temporary)
+            refuse_outlived(path)
             os.replace(temporary, path)
             _fsync(path.parent)
     except BaseException:

@@ -1,4 +1,5 @@
 import atexit
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,11 +10,10 @@ from snakemake.logging import logger
 PACKAGE_FOLDER = str(Path(workflow.basedir, "workflow"))
 sys.path.insert(0, PACKAGE_FOLDER)
 
-from lowmag import chunks, gate, gpus, own_code
+from lowmag import chunks, gate, gpus, own_code, ownership
 from lowmag.errors import UserError
 from lowmag.magnification import name_of
 from lowmag.plan import Plan
-from lowmag.publish import write_json
 from lowmag.scores import FIGURES
 from lowmag.study import Run
 
@@ -24,7 +24,7 @@ except UserError as problem:
     raise WorkflowError(str(problem))
 
 OUT = plan.outdir
-CHUNK_CONFIG = f"{OUT}/state/config.json"
+CHUNKS = Path(OUT, "chunks")
 STUDENT_MAGNIFICATIONS = plan.student_names()
 
 
@@ -33,7 +33,8 @@ wildcard_constraints:
     seed=r"\d+",
     magnification=r"[0-9.]+x",
     share=r"\d+",
-    chunk=r"\d+/\d+",
+    batch=r"[0-9-]+",
+    number=r"\d+",
     method=r"[A-Za-z0-9][A-Za-z0-9._-]*",
     run=r"(teacher|students)/.+",
 
@@ -129,41 +130,93 @@ def refuse_bad_slides():
 atexit.register(refuse_bad_slides)
 
 
-# The jobs of a cluster are big: one of a single slide spends more time on starting than on the slide.
-def refuse_single_slides():
-    if workflow.local_exec or plan.from_pictures:
+# The jobs of a cluster are big: one of a single slide spends more time on starting than on the slide. So the slides
+# that Snakemake finds to be done are done in chunks before (lowmag.chunks), and this command begins anew.
+ROUNDS = chunks.rounds_so_far() if workflow.is_main_process else 0
+
+
+# A dry run calls all of them finished at its end.
+def single_slides():
+    jobs = workflow.dag.needrun_jobs(exclude_finished=False)
+    return [job for job in jobs if job.rule.name in chunks.STAGES]
+
+
+def too_many(jobs):
+    return is_cluster and len(jobs) > len(chunks.STAGES) * plan.job("chunk").slides
+
+
+def take_slides_in_chunks():
+    jobs = single_slides()
+    if workflow.local_exec or not too_many(jobs):
         return
-    stages = {"inspect", "tissue", "tiles"}
-    n_jobs = sum(job.rule.name in stages for job in workflow.dag.needrun_jobs())
-    most = len(stages) * plan.job("chunk").slides
-    if n_jobs > most:
+    if ROUNDS >= chunks.MOST_ROUNDS or chunks.command() is None:
         raise WorkflowError(
-            f"{n_jobs} jobs of one slide each, more than {most} (three for every slide of compute.chunk.slides): "
-            "first run this command with the target `slides` behind `snakemake`, which takes them in chunks"
+            f"{len(jobs)} jobs of one slide each are to be done, which go in chunks on a cluster: start the command "
+            "snakemake itself, without --forceall or --forcerun"
+        )
+    files = {slide: [] for slide in SLIDES}
+    for job in jobs:
+        files[job.wildcards.slide] += map(str, job.output)
+    wanted = {slide: found for slide, found in files.items() if found}
+    batch = chunks.write_batch(CHUNKS, wanted, plan.job("chunk").slides)
+    logger.info(f"{len(wanted)} slides go first, in chunks: batch {batch}.")
+    # When Snakemake has let go of its lock.
+    atexit.register(chunks.begin_batch, CHUNKS / batch, ROUNDS, workflow.workdir_init)
+    raise SystemExit(0)
+
+
+# By `print`: Snakemake calls no handler at the end of a dry run, and its logger is gone by then.
+def say_chunks():
+    if (
+        workflow.is_main_process
+        and workflow.dryrun
+        and too_many(jobs := single_slides())
+    ):
+        size = plan.job("chunk").slides
+        print(
+            f"{len(jobs)} of these jobs go first, {size} slides to a job.",
+            file=sys.stderr,
         )
 
 
-# What the Snakemake within a chunk reads in place of the files and options given to this one.
-def keep_config():
-    if any(job.rule.name == "chunk" for job in workflow.dag.needrun_jobs()):
-        write_json(CHUNK_CONFIG, config)
+atexit.register(say_chunks)
 
 
-def every_chunk():
-    sizes = plan.job("chunk").slides
-    return [f"{OUT}/chunks/{chunk}.done" for chunk in chunks.names(len(SLIDES), sizes)]
+def chunks_of_batch(wildcards):
+    lists = chunks.lists(CHUNKS / wildcards.batch)
+    return [str(path.with_suffix(".done")) for path in lists]
 
 
-def slides_of_chunk(wildcards):
-    return chunks.members(SLIDES, wildcards.chunk)
+def files_of_chunk(wildcards):
+    return chunks.files_of(CHUNKS / wildcards.batch / f"{wildcards.number}.json")
 
 
-def tiles_of_chunk(wildcards):
-    return [f"{OUT}/tiles/{slide}.h5" for slide in slides_of_chunk(wildcards)]
+# What the Snakemake within a chunk is told of the command line of this one: config, environments, object stores.
+def options_of_chunk(wildcards):
+    factory = workflow.spawned_job_args_factory
+    os.environ.update(factory.get_storage_provider_envvars())  # keys are in no argument
+    told = [
+        factory.workflow_property_to_arg(name, **more)
+        for name, more in PASSED_ON.items()
+    ]
+    told += [factory.get_configfiles_arg(), *factory.get_storage_provider_args()]
+    return " ".join(filter(None, told))
 
 
-def chunk_digest(wildcards):
-    return chunks.digest(plan, slides_of_chunk(wildcards))
+PASSED_ON = {
+    "rerun_triggers": {},
+    "config_settings.config_args": {"flag": "--config"},
+    "execution_settings.latency_wait": {},
+    "scheduling_settings.scheduler": {},
+    "deployment_settings.deployment_method": {},
+    "deployment_settings.conda_frontend": {},
+    "deployment_settings.conda_prefix": {},
+    "conda_base_path": {},
+    "deployment_settings.apptainer_prefix": {},
+    "deployment_settings.apptainer_args": {"base64_encode": True},
+    "storage_settings.local_storage_prefix": {"base64_encode": True},
+    "storage_settings.keep_storage_local": {"flag": "--keep-storage-local-copies"},
+}
 
 
 # The plugin for slow disks (fs) takes paths, and recognises no address as its own.
