@@ -2,14 +2,17 @@
 
     python benchmarks/dag.py                 100, 1 000 and 10 000 slides
     python benchmarks/dag.py --quick         100 and 1 000, and the floors in proportion
+    python benchmarks/dag.py --run-all       run the jobs of 10 000 slides, too, not of 1 000 alone (an hour)
 
 The real Snakefile on invented cohorts. A dry run opens no slide, so the slides are files of a few bytes.
-Scheduling is timed with `--touch` over results of no bytes: every job passes through the scheduler and runs
-nothing. Seconds are of the processor, which depend little on what else the machine does; memory is the most
-that the process held. Last, what starting a job costs: `lowmag tiles` on a slide that was rejected.
+Scheduling is timed by running: all per-slide jobs go through Snakemake, its shells and its records, with a
+`lowmag` that makes its outputs and does nothing. What one more job takes is the difference to a dry run of
+these, by the number of jobs. Seconds are of the processor, which depend little on what else the machine does;
+memory is the most that the process held. Last, what starting a job costs: `lowmag tiles` on a rejected slide.
 """
 
 import argparse
+import os
 import re
 import resource
 import statistics
@@ -28,9 +31,16 @@ DRY_RUN_S, MEMORY_GB, JOB_S, CLUSTER_JOBS = 60.0, 2.0, 1.0, 999.0  # for 10 000 
 LARGEST = 10_000
 PER_CHUNK = Plan({"slides": "demo"}).job("chunk").slides
 START_S = 5.0  # of Snakemake and of reading the rules, whatever the cohort
-FILES_PER_SLIDE = ("slides/{}.json", "tissue/{}.geojson", "tissue/{}.png", "tiles/{}.h5")
+PER_SLIDE = ("slides/{}.json", "tissue/{}.geojson", "tissue/{}.png", "tiles/{}.h5", "logs/inspect/{}.log")
+PER_SLIDE += ("logs/tissue/{}.log", "logs/tiles/{}.log")
+MOST_RUN = 1000  # slides whose jobs are run without being asked to
 TABLES = ("results/check.tsv", "results/tiles.tsv")
-LOGS_PER_SLIDE = ("logs/inspect/{}.log", "logs/tissue/{}.log", "logs/tiles/{}.log")
+IDLE = """#!/bin/sh
+while [ $# -gt 0 ]; do
+    case "$1" in --out | --outline | --overlay) [ -e "$2" ] || : > "$2" ;; esac
+    shift
+done
+"""  # a `lowmag` that does nothing
 
 
 @dataclass(frozen=True)
@@ -49,10 +59,12 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="to 1 000 slides, for CI")
     parser.add_argument("--starts", type=int, default=5, help="starts of a job, count")
+    parser.add_argument("--run-all", action="store_true", help="run the jobs of every size")
     args = parser.parse_args()
     sizes = [100, 1000] if args.quick else [100, 1000, LARGEST]
     with tempfile.TemporaryDirectory() as folder:
-        dry = {n: _measure(Path(folder, str(n)), n) for n in sizes}
+        most = sizes[-1] if args.run_all else MOST_RUN
+        dry = {n: _measure(Path(folder, str(n)), n, is_run=n <= most) for n in sizes}
         starts = [_job(Path(folder)) for _ in range(args.starts)]
     print(f"a job of no tiles: {statistics.median(starts):.2f} s ({min(starts):.2f} to {max(starts):.2f}, "
           f"n={len(starts)})")  # fmt: skip
@@ -68,21 +80,33 @@ def _floor(name: str, value: float, most: float) -> None:
     print(f"{name} {value:.3f} {most:.3f} {'ok' if value <= most else 'short'}")
 
 
-def _measure(folder: Path, n: int) -> Cost:
+def _measure(folder: Path, n: int, *, is_run: bool) -> Cost:
     """The dry run of a cohort of `n` slides; what scheduling takes is printed alone."""
     _cohort(folder, n)
     dry = _snakemake(folder, "-n", "--quiet", "rules")
-    found = re.search(r"^total\s+(\d+)$", dry.text, re.MULTILINE)
-    _tell(n, f"dry run of {found[1] if found else '?'} jobs", dry)
+    _tell(n, f"dry run of {_jobs(dry)} jobs", dry)
     wanted = {f"S{number:05d}": [f"results/tiles/S{number:05d}.h5"] for number in range(n)}
     batch = chunks.write_batch(folder / "results/chunks", wanted, PER_CHUNK)
     chunked = _snakemake(folder, "-n", "--quiet", "rules", "--", f"results/chunks/{batch}.done")
     _tell(n, "dry run of all slides in chunks", chunked)
-    n_files = _results(folder, n)
-    print(f"{n} slides: {n_files} files of results, {n_files // n} per slide, and as many inodes")
-    touched = _snakemake(folder, "--touch", "--quiet", "rules", "--", *TABLES)
-    _tell(n, "scheduling of all per-slide jobs, graph included", touched)
+    if is_run:
+        _run_idle(folder, n)
     return dry
+
+
+def _run_idle(folder: Path, n: int) -> None:
+    """Runs all per-slide jobs with a `lowmag` that does nothing, and prints what one more of them takes."""
+    laid_out = _snakemake(folder, "-n", "--quiet", "rules", "--", *TABLES)
+    n_jobs, done = _jobs(laid_out), _snakemake(folder, "--quiet", "all", "--", *TABLES)
+    each = (done.seconds - laid_out.seconds) / n_jobs * 1000
+    _tell(n, f"running {n_jobs} per-slide jobs that do nothing, {each:.1f} ms each beyond the graph", done)
+    n_files = _files(folder)
+    print(f"{n} slides: {n_files} files of results, {n_files / n:.2f} per slide, and as many inodes")
+
+
+def _jobs(dry: Cost) -> int:
+    found = re.search(r"^total\s+(\d+)$", dry.text, re.MULTILINE)
+    return int(found[1]) if found else 0
 
 
 def _tell(n: int, what: str, cost: Cost) -> None:
@@ -106,18 +130,19 @@ def _cohort(folder: Path, n: int) -> None:
         lines.append(f"{name},slides/{name}.svs,{label},P{number // 2}")
     (folder / "slides.csv").write_text("\n".join(lines) + "\n")
     (folder / "study.yaml").write_text("slides: slides.csv\n")
+    (folder / "bin").mkdir()
+    (folder / "bin/lowmag").write_text(IDLE)
+    (folder / "bin/lowmag").chmod(0o755)
 
 
-def _results(folder: Path, n: int) -> int:
-    """Makes every per-slide file, of no bytes; the number of files."""
-    patterns = [*FILES_PER_SLIDE, *LOGS_PER_SLIDE]
-    for pattern in patterns:
-        (folder / "results" / pattern).parent.mkdir(parents=True, exist_ok=True)
-        for number in range(n):
-            (folder / "results" / pattern.format(f"S{number:05d}")).touch()
-    for name in ("check.tsv", "splits.csv", "tiles.tsv"):
-        (folder / "results" / name).touch()
-    return len(patterns) * n
+def _files(folder: Path) -> int:
+    """How many files the jobs have left, of all that every slide must have."""
+    results = folder / "results"
+    n = len(list((folder / "slides").iterdir()))
+    expected = [f"{pattern.format(f'S{number:05d}')}" for pattern in PER_SLIDE for number in range(n)]
+    if missing := [name for name in expected if not (results / name).exists()]:
+        raise SystemExit(f"{len(missing)} of {len(expected)} files were not made, {missing[0]} the first")
+    return sum(path.is_file() for path in results.rglob("*"))
 
 
 def _snakemake(folder: Path, *arguments: str) -> Cost:
@@ -144,8 +169,9 @@ def _run(command: list[str], folder: Path) -> Cost:
         "print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True, check=True,
+        env=os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+    )  # fmt: skip
     *text, figures = done.stdout.rstrip().splitlines()
     status, seconds, kilobytes = figures.split()
     if int(status):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lowmag.models import ModelSpec
 
 
 @pytest.fixture(scope="module")
@@ -11,3 +12,27 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Fresh weights and noise are the same in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def spec() -> ModelSpec:
+    """What a model file says of a student at 1.25x."""
+    return ModelSpec(
+        role="student",
+        model="resnet10gn",
+        stride=16,
+        classes=("A", "B", "C"),
+        magnification=1.25,
+        tile_px=32,
+        field_um=256.0,
+        input="native",
+        teacher_px=128,
+        mean=(0.7, 0.5, 0.6),
+        std=(0.2, 0.25, 0.1),
+    )

@@ -5,13 +5,10 @@ import torch
 from lowmag import cam
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 # float32 arithmetic in another order: one part in a hundred thousand of the largest value.
 RELATIVE = 1e-5
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 class TinyNetwork(nn.Module):

@@ -3,50 +3,14 @@ import math
 import shutil
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
+from evaluated_studies import Results, evaluated, rewrite, select, tiles_of
 from lowmag import comparisons, evaluate, result_tables, scores, sheet, splits, summary
 from lowmag.comparisons import COLUMNS as COMPARISON_COLUMNS
-from lowmag.errors import UserError
 from lowmag.predictions import groups
-from lowmag.study import Study
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from synthetic_predictions import Shape, make_predictions, make_reading, make_study
-
-
-class Results:
-    """One evaluated study: its folder and its tables as a reader of the files gets them."""
-
-    def __init__(self, folder, study, *, reading=True):
-        self.folder, self.study = folder, study
-        make_reading(folder / "reading.tsv", study, slides=3 if reading else 0)
-        evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
-        self.metrics = self.table("metrics").astype({"seed": str})
-        self.comparisons = self.table("comparisons")
-        self.cost = self.table("cost")
-        self.summary = json.loads((folder / "evaluation/summary.json").read_text())
-
-    def table(self, name) -> Any:
-        return pd.read_csv(self.folder / f"evaluation/{name}.tsv", sep="\t")
-
-    def metric(self, **wanted):
-        return select(self.metrics, **wanted)
-
-
-def select(table: Any, **wanted) -> Any:
-    for column, value in wanted.items():
-        table = table[table[column] == value]
-    return table
-
-
-def tiles_of(folder, run="teacher/seed0"):
-    return folder / "predictions" / run / "tiles.parquet"
-
-
-def rewrite(path, change):
-    frame = pd.read_parquet(path)
-    change(frame).to_parquet(path, index=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +27,6 @@ def small(tmp_path):
     study = make_study(students=[1.25], methods={"labels-only": False, "dipalma2021": True}, seeds=[0])
     make_predictions(tmp_path / "predictions", study, Shape(patients=6, tiles_per_slide=3))
     return tmp_path, study
-
-
-def evaluated(folder, study):
-    evaluate.write_tables(folder / "predictions", None, folder / "evaluation", study)
 
 
 def test_every_run_has_a_row_per_metric_level_split_and_seed_and_their_mean(results):
@@ -260,73 +220,6 @@ def test_a_teacher_on_features_has_the_computation_that_is_stated_or_none(small)
         assert "× nan" not in str(result_tables.cost_table(cost))
 
 
-def test_models_timed_on_different_machines_are_said_so(small, caplog):
-    folder, study = small
-    path = folder / "predictions/teacher/seed0/cost.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda"}))
-    evaluated(folder, study)
-    assert "cpu with 2 threads; cuda with 2 threads" in caplog.text
-
-
-def expected_recommendation(results):
-    """From the highest magnification down, the student best on validation, until one fails."""
-    passed = None
-    for best in results.summary["best_per_magnification"]:
-        if not best["not_worse"]:
-            break
-        passed = best["magnification"]
-    return passed
-
-
-def test_recommendation_is_the_lowest_magnification_not_worse(tmp_path):
-    """There are enough patients, so the slide level decides."""
-    study = make_study(seeds=[0], students=[2.5, 1.25], evaluation={"bootstrap": 300, "margin": 0.3})
-    make_predictions(tmp_path / "predictions", study, Shape(patients=24))
-    results = Results(tmp_path, study)
-    summary = results.summary
-    assert summary["level"] == "slide"
-    assert summary["test"]["enough_patients"]
-    assert summary["warnings"] == []
-    recommended = summary["recommended"]
-    assert recommended["magnification"] == expected_recommendation(results)
-    identity = {key: recommended[key] for key in ("method", "magnification", "unlabelled")}
-    row = select(
-        results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher", **identity
-    )
-    assert recommended["difference"] == pytest.approx(row["difference"].item(), abs=1e-6)
-    assert recommended["difference_low"] == pytest.approx(row["low"].item(), abs=1e-6)
-    cost = select(results.cost, role="student", magnification=recommended["magnification"])
-    assert recommended["compute_saving"] == pytest.approx(cost["compute_saving"].item(), rel=1e-4)
-    assert recommended["time_saving"] == pytest.approx(cost["time_saving"].item(), rel=1e-4)
-    assert recommended["bytes_saving"] == pytest.approx((10 / recommended["magnification"]) ** 2, rel=1e-4)
-
-
-def test_how_low_every_method_can_go_is_told_with_its_savings(tmp_path):
-    study = make_study(seeds=[0], students=[5, 2.5, 1.25], evaluation={"bootstrap": 500, "margin": 0.3})
-    make_predictions(tmp_path / "predictions", study, Shape(48, slides_per_patient=1, tiles_per_slide=4))
-    results = Results(tmp_path, study)
-    table = pd.read_csv(tmp_path / "evaluation/how_low.tsv", sep="\t")
-    rows = select(results.comparisons, level="slide", metric="balanced_accuracy", reference="teacher")
-    assert len(table) == 5  # labels-only, and two methods with two shares
-    for _, found in table.iterrows():
-        own = select(rows, method=found["method"], unlabelled=found["unlabelled"])
-        own = own.sort_values("magnification", ascending=False)
-        n_alone = int(np.cumprod(own["not_worse"].astype(bool)).sum())
-        n_passed = int(own["low_enough"].astype(bool).sum())
-        assert own["low_enough"].astype(bool).tolist() == [True] * n_passed + [False] * (3 - n_passed)
-        assert n_passed <= n_alone
-        alone = own.iloc[n_alone - 1]["magnification"] if n_alone else np.nan
-        assert found["magnification_alone"] == pytest.approx(alone, nan_ok=True)
-        if n_passed:
-            last = own.iloc[n_passed - 1]
-            assert found["magnification"] == last["magnification"]
-            assert found["lower_bound"] == pytest.approx(last["bound"], abs=1e-5)
-            assert found["compute_saving"] == pytest.approx((10 / last["magnification"]) ** 2, rel=1e-3)
-        else:
-            assert np.isnan(found["magnification"])
-    assert table["magnification"].notna().sum() > 0
-
-
 def test_the_intervals_of_dipalma_stand_beside_and_change_nothing(tmp_path):
     for name, options in (("plain", {}), ("theirs", {"class_balanced": True})):
         study = make_study(seeds=[0, 1], evaluation={"bootstrap": 300, **options})
@@ -347,93 +240,6 @@ def test_the_intervals_of_dipalma_stand_beside_and_change_nothing(tmp_path):
     assert of_all > 0.9 * of_one  # two seeds on the same pictures know no more of them than one
     same = [tmp_path / n / "evaluation/summary.json" for n in ("plain", "theirs")]
     assert same[0].read_text() == same[1].read_text()
-
-
-def test_without_a_qualifying_student_the_best_of_each_magnification_is_told(tmp_path):
-    study = make_study(seeds=[0], evaluation={"bootstrap": 300, "margin": 0.001})
-    make_predictions(tmp_path / "predictions", study)
-    summary = Results(tmp_path, study).summary
-    assert summary["recommended"] is None
-    assert summary["n_not_worse"] == 0
-    best = summary["best_per_magnification"]
-    assert [row["magnification"] for row in best] == [2.5, 1.25]
-    assert all(row["difference"] < 0 and not row["not_worse"] for row in best)
-    assert summary["teacher"]["value"] > best[0]["value"]
-
-
-def test_the_student_named_is_chosen_on_validation(results):
-    validation = results.metric(
-        level="tile", split="val", role="student", metric="balanced_accuracy", seed="mean", magnification=1.25
-    )
-    best = validation.loc[validation["value"].idxmax()]
-    named = results.summary["best_per_magnification"][1]
-    assert (named["method"], named["unlabelled"]) == (best["method"], best["unlabelled"])
-
-
-def test_few_patients_are_warned_of_once_per_level(small, caplog):
-    folder, study = small
-    results = Results(folder, study)
-    few = [text for text in results.summary["warnings"] if "only 6 test patients" in text]
-    assert [text.split()[0] for text in few] == ["tile", "slide"]
-    assert caplog.text.count("only 6 test patients") == 2
-
-
-def test_an_absent_class_is_counted_and_named(small):
-    folder, study = small
-    for path in (folder / "predictions").rglob("*.parquet"):
-        rewrite(path, lambda frame: frame[frame["label"] != "high"])
-    summary = Results(folder, study).summary
-    assert (summary["classes"], summary["classes_in_test"]) == (3, 2)
-    warnings = summary["warnings"]
-    assert any("tile level: 1 of 3 classes (high) have no test tile" in text for text in warnings)
-
-
-def test_a_missing_run_names_the_file_and_what_makes_it(small):
-    folder, study = small
-    tiles_of(folder, "students/dipalma2021/1.25x/u100/seed0").unlink()
-    with pytest.raises(
-        UserError, match=r"dipalma2021/1.25x/u100/seed0/tiles.parquet is missing.*lowmag predict"
-    ):
-        evaluated(folder, study)
-    assert not (folder / "evaluation").exists()
-
-
-def test_runs_on_other_tiles_are_refused(small):
-    folder, study = small
-    rewrite(tiles_of(folder, "students/labels-only/1.25x/u0/seed0"), lambda frame: frame.iloc[1:])
-    with pytest.raises(
-        UserError, match=r"labels-only/1.25x/u0/seed0/tiles.parquet holds 71 tiles.*not the 72"
-    ):
-        evaluated(folder, study)
-
-
-def test_other_classes_are_refused(small):
-    folder, study = small
-    with pytest.raises(UserError, match="lacks the columns p_severe"):
-        evaluated(folder, Study.model_validate(study.model_dump() | {"classes": ["benign", "low", "severe"]}))
-
-
-def test_probabilities_that_are_not_numbers_are_refused(small):
-    folder, study = small
-    rewrite(tiles_of(folder), lambda frame: frame.assign(p_low=np.where(frame["tile"] == 0, math.nan, 0.3)))
-    with pytest.raises(UserError, match=r"not numbers in 24 of 72 rows.*diverged"):
-        evaluated(folder, study)
-
-
-def test_no_test_tiles_is_said(small):
-    folder, study = small
-    for path in (folder / "predictions").rglob("*.parquet"):
-        rewrite(path, lambda frame: frame[frame["split"] != "test"])
-    with pytest.raises(UserError, match="no labelled test tile"):
-        evaluated(folder, study)
-
-
-def test_reading_that_lacks_a_magnification_is_refused(small):
-    folder, study = small
-    lines = "slide_id\tmagnification\tn_tiles\tmm2\tseconds\ns1\t10\t4\t1.0\t2.0\n"
-    (folder / "reading.tsv").write_text(lines)
-    with pytest.raises(UserError, match=r"times 10x but not 1.25x"):
-        evaluate.write_tables(folder / "predictions", folder / "reading.tsv", folder / "evaluation", study)
 
 
 def test_stages_that_share_no_module_share_their_names():

@@ -12,7 +12,6 @@ from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.gate import check_networks
 from lowmag.lesson import Job
-from lowmag.models import ModelSpec
 from lowmag.networks import build, map_cells
 from lowmag.recipe import Architecture, StudentTraining, Teacher
 from lowmag.terms import Method
@@ -20,6 +19,8 @@ from lowmag.train import train_student, train_teacher
 from safetensors.torch import save_file
 from synthetic_tiles import CLASSES, HIGH, LOW, PX, make_cohort
 from torch import nn
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 SMALL = "torchvision/shufflenet_v2_x0_5"
 TINY = [
@@ -32,24 +33,6 @@ TINY = [
     ("timm/test_convnext", 64, 32, 2),
     ("timm/test_mambaout", 64, 32, 2),  # channels last
 ]
-SPEC = ModelSpec(
-    role="student",
-    model="timm/test_vit",
-    stride=16,
-    classes=("A", "B", "C"),
-    magnification=1.25,
-    tile_px=64,
-    field_um=512.0,
-    input="native",
-    teacher_px=512,
-    mean=(0.7, 0.5, 0.6),
-    std=(0.2, 0.25, 0.1),
-)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -144,10 +127,10 @@ def test_a_vit_of_torchvision_takes_weights_of_another_size():
 
 @pytest.mark.usefixtures("_small_vit")
 @pytest.mark.parametrize(("model", "stride"), [("torchvision/vit_small_of_ours", 16), ("timm/test_vit", 16)])
-def test_a_student_begins_with_a_model_file_of_larger_pictures(model, stride, tmp_path):
+def test_a_student_begins_with_a_model_file_of_larger_pictures(model, stride, tmp_path, spec):
     """Head and all; only the places of torchvision's ViT are resampled, timm's does it by itself."""
     above = build(architecture(model, stride), 3, 64)
-    models.save_model(tmp_path / "model.safetensors", above, SPEC)
+    models.save_model(tmp_path / "model.safetensors", above, replace(spec, tile_px=64))
     below = build(architecture(model, stride), 3, 32)
     models.begin_from(below, tmp_path / "model.safetensors")
     for name, value in below.state_dict().items():
@@ -208,11 +191,12 @@ def test_weights_of_another_network_are_named(tmp_path):
         build(architecture("timm/test_vit", 16, tmp_path / "weights.safetensors"), 3, 64)
 
 
-def test_a_model_file_alone_gives_back_the_network(tmp_path):
+def test_a_model_file_alone_gives_back_the_network(tmp_path, spec):
+    given = replace(spec, model="timm/test_vit", tile_px=64)
     network = build(architecture("timm/test_vit", 16), 3, 64).eval()
-    models.save_model(tmp_path / "model.safetensors", network, SPEC)
-    found, spec = models.load_model(tmp_path / "model.safetensors")
-    assert spec == SPEC
+    models.save_model(tmp_path / "model.safetensors", network, given)
+    found, loaded = models.load_model(tmp_path / "model.safetensors")
+    assert loaded == given
     x = torch.randn(2, 3, 64, 64)
     assert torch.equal(found(x)[1], network(x)[1])
 

@@ -3,79 +3,26 @@
 import pytest
 import torch
 from lowmag import comparators, losses, relational
-from lowmag.augment import apply_colour, apply_geometry, apply_views
 from lowmag.cam import attention, normalise_minmax, normaliser
 from lowmag.config import DEFAULT_METHODS
-from lowmag.methods import StudentBatch, TargetsBatch, combine, teacher_targets
-from lowmag.models import ModelSpec, as_unit, normalise
+from lowmag.methods import StudentBatch, TargetsBatch, combine
 from lowmag.projectors import build_projectors
 from lowmag.terms import CrossEntropy, Decoupled, Method
+from synthetic_outputs import (
+    CELLS,
+    EVERYTHING,
+    LABEL_FREE,
+    LABELS,
+    MEANS,
+    C,
+    K,
+    N,
+    Outputs,
+    parts_of,
+    targets_of,
+)
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-
-N, K, C, CELLS = 5, 3, 8, 4
-LABELS = torch.tensor([0, 2, -1, 1, -1])
-EVERYTHING = {
-    "cross_entropy": 0.5,
-    "soft_labels": {"weight": 2, "temperature": 3},
-    "features": {"weight": 0.7, "distance": "rmse", "resize": "area"},
-    "attention": {"weight": 10, "classes": "teacher"},
-}
-LABEL_FREE = [
-    {"soft_labels": {"weight": 1, "temperature": 4}},
-    *(
-        {"features": {"resize": resize}}
-        for resize in ("maxpool", "bicubic", "maxpool+bicubic", "released", "area")
-    ),
-    *({"features": {"distance": distance}} for distance in ("l1", "rmse")),
-    *(
-        {"attention": {"classes": classes, "relu": relu, "distance": distance, "normalise": normalise}}
-        for classes in ("all", "teacher")
-        for relu in ("inside", "outside")
-        for distance in ("rmse", "mse")
-        for normalise in ("minmax", "minmax_class", "softmax", "none")
-    ),
-    *({"softmax_regression": {"distance": distance}} for distance in ("rmse", "mse")),
-    *({"attention_transfer": {"distance": distance, "power": 3}} for distance in ("mse", "norm")),
-    {"decoupled": {"target": "teacher"}},
-    {"correlation": {"temperature": 2}},
-    {"correlation": {"gamma": 0}},
-    {"relational": {"distances": 1, "angles": 2}},
-    {"cosine": {"projector": "none"}},
-]
-
-
-class Outputs:
-    """Features with both signs, head and logits of one network on one batch."""
-
-    def __init__(self, seed: int, cells: int = CELLS) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self.features = torch.randn(N, C, cells, cells, generator=generator, requires_grad=True)
-        self.weight = torch.randn(K, C, generator=generator, requires_grad=True)
-        self.bias = torch.randn(K, generator=generator)
-        self.logits = self.features.mean((2, 3)) @ self.weight.T + self.bias
-
-
-def targets_of(teacher: Outputs, labels: torch.Tensor = LABELS) -> TargetsBatch:
-    with torch.no_grad():
-        said = teacher_targets(
-            (teacher.features, teacher.logits),
-            teacher.weight,
-            CELLS,
-            resizes=["maxpool", "bicubic", "area"],
-            relus=["inside", "outside"],
-        )
-    head = (teacher.weight.detach(), teacher.bias.detach())
-    return TargetsBatch(labels, said.logits, said.features, said.attention, head)
-
-
-def parts_of(method: dict, student: Outputs, batch: TargetsBatch) -> dict[str, torch.Tensor]:
-    torch.manual_seed(0)
-    projectors = dict(build_projectors(Method(**method), C, C, K).items())
-    return combine(
-        Method(**method), StudentBatch(student.features, student.logits, student.weight, projectors), batch
-    )
 
 
 def test_loss_is_the_sum_of_the_weighted_parts():
@@ -327,14 +274,6 @@ def part_of(batch: TargetsBatch, rows: slice) -> TargetsBatch:
     )
 
 
-MEANS = [
-    {"cross_entropy": 1},
-    {"attention": {"classes": "label"}},
-    {"decoupled": {"target": "label"}},
-    *(method for method in LABEL_FREE if Method(**method).accumulation_problem(2) is None),
-]
-
-
 @pytest.mark.parametrize("method", MEANS, ids=str)
 def test_the_parts_of_a_batch_add_up_to_it(method):
     """Parts with two, one and no labelled pictures."""
@@ -364,48 +303,3 @@ def test_a_root_over_the_batch_is_no_sum_of_its_parts():
     assert Method(**{"features": {"distance": "rmse"}}).accumulation_problem(1) is None
     both = Method(**{"features": {"distance": "rmse"}, "softmax_regression": 1}).accumulation_problem(2)
     assert "features, softmax_regression is no mean" in str(both)
-
-
-class ForbidWaiting(TorchDispatchMode):
-    """Fails on what makes the host wait for a device: reading or sending numbers, selecting by a mask."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name()
-        assert name not in ("aten::_local_scalar_dense", "aten::nonzero", "aten::lift_fresh"), name
-        if name in ("aten::index.Tensor", "aten::index_put_", "aten::index_put"):
-            assert not any(i is not None and i.dtype == torch.bool for i in args[1]), name
-        return function(*args, **(kwargs or {}))
-
-
-def test_a_step_never_waits_for_the_device():
-    student, batch = Outputs(0), targets_of(Outputs(1))
-    tiles, views = torch.zeros(N, 3, 8, 8, dtype=torch.uint8), torch.arange(N)
-    spec = ModelSpec(
-        "student",
-        "resnet18",
-        32,
-        ("A", "B"),
-        1.25,
-        8,
-        64.0,
-        "upsampled",
-        64,
-        (0.5, 0.5, 0.5),
-        (0.2, 0.2, 0.2),
-    )
-    with ForbidWaiting():
-        moved = apply_geometry(as_unit(apply_views(tiles, views)), torch.ones(N, 4), "reflect")
-        normalise(apply_colour(moved, torch.ones(N, 7)), spec)
-        for method in (EVERYTHING, *LABEL_FREE, *MEANS, *DEFAULT_METHODS.values(), {"cosine": 1}):
-            loss = parts_of(method, student, batch)["loss"]
-            torch.autograd.grad(
-                loss, (student.features, student.weight), retain_graph=True, allow_unused=True
-            )
-
-
-@pytest.mark.parametrize(
-    "waiting", [lambda x: x.sum().item(), lambda x: x[x > 0], lambda x: x.new_tensor([1.0])]
-)
-def test_the_test_above_would_notice(waiting):
-    with pytest.raises(AssertionError, match="aten::"), ForbidWaiting():
-        waiting(torch.ones(3))

@@ -15,33 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SIZES = (16, 17, 28, 31, 32, 33, 45, 64, 100, 127, 224, 512)
 
 
 def architecture(**options) -> Architecture:
     return Architecture.model_validate(options)
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture
-def spec() -> ModelSpec:
-    return ModelSpec(
-        role="student",
-        model="resnet10gn",
-        stride=16,
-        classes=("A", "B", "C"),
-        magnification=1.25,
-        tile_px=32,
-        field_um=256.0,
-        input="native",
-        teacher_px=128,
-        mean=(0.7, 0.5, 0.6),
-        std=(0.2, 0.25, 0.1),
-    )
 
 
 @pytest.fixture

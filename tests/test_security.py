@@ -12,7 +12,20 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from lowmag import annotations, config, crossings, hdf5, markup, names, regions, sheet, stacks, tiff_pictures
+from lowmag import (
+    annotations,
+    config,
+    crossings,
+    hdf5,
+    markup,
+    names,
+    qupath,
+    regions,
+    sheet,
+    stacks,
+    tiff,
+    tiff_pictures,
+)
 from lowmag.errors import UserError
 from lowmag.plan import Plan
 from lowmag.slides import read_slides
@@ -247,6 +260,12 @@ def test_limits_are_those_of_the_documentation():
         names.LONGEST: "characters",
         tiff_pictures.LARGEST_EDGE_PX: "px",
         hdf5.MOST_OBJECTS: "objects",
+        qupath.MOST_PARTS: "brackets",
+        tiff_pictures.LARGEST_TILE_PX: "px",
+        tiff.MOST_DIRECTORIES: "directories",
+        hdf5.MOST_PACKED_BYTES >> 20: "MB",
+        hdf5.MOST_PACKING: "times",
     }
-    for number, unit in stated.items():
+    both = [*stated.items(), (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB")]  # as large as an annotation
+    for number, unit in both:
         assert re.search(rf"\b{number:,} {unit}".replace(",", " "), text), (number, unit)

@@ -7,16 +7,13 @@ from lowmag.networks import build
 from lowmag.recipe import Architecture, grid_cells
 from torch import nn
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 NETWORKS = [("resnet10gn", 32), ("resnet10gn", 8), ("resnet18", 16), ("vgg16", 16)]
 
 
 def architecture(model: str, stride: int) -> Architecture:
     return Architecture.model_validate({"model": model, "stride": stride})
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

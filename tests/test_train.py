@@ -1,14 +1,7 @@
 """Training: the loop against one written by hand, stop and resume bit for bit, and every refusal."""
 
-import csv
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,99 +15,34 @@ from lowmag.index import index_tiles
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.models import load_model, prepare, weights_sha256
 from lowmag.networks import Network, build
-from lowmag.recipe import StudentTraining, Teacher, Training
+from lowmag.recipe import StudentTraining, Training
 from lowmag.run_lock import locked
-from lowmag.run_record import TIME_COLUMNS
 from lowmag.sampling import choose_pool, epoch_order
 from lowmag.splits import read_splits
 from lowmag.store import TileFile
-from lowmag.study import TargetOptions
-from lowmag.targets import write_targets
 from lowmag.terms import Method
-from lowmag.train import Job, learning_rate
+from lowmag.train import learning_rate
 from lowmag.weight_average import WeightAverage
 from safetensors.torch import load_file
-from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
+from synthetic_tiles import CLASSES, HIGH, LOW
+from synthetic_training import (
+    LABELS,
+    QUICK,
+    job_of,
+    make_taught_cohort,
+    rows_without_times,
+    train_distilled,
+    train_labelled,
+    train_projected,
+)
 from torch.nn import functional
-
-QUICK = StudentTraining(stride=8, epochs=2, batch_size=4)
-LABELS = Method.model_validate({"cross_entropy": 1})
-EVERYTHING = Method.model_validate({"cross_entropy": 1, "soft_labels": 1, "features": 1, "attention": 1})
-PROJECTED = Method.model_validate({"cross_entropy": 1, "softmax_regression": {"map": "spatial"}})
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiles, splits, a teacher of one epoch and its targets."""
-    folder = tmp_path_factory.mktemp("cohort")
-    tiles, splits = make_cohort(folder)
-    job = job_of(folder, folder / "teacher", magnification=HIGH)
-    assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
-    options = TargetOptions(
-        grids={"2.5x": 2},
-        resizes=["maxpool", "bicubic", "area"],
-        attention=["inside"],
-        earlier={"inside-2": {"2.5x": 4}},
-    )
-    write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
-    return folder
-
-
-def job_of(cohort: Path, out: Path, **changes) -> Job:
-    job = Job(
-        tiles=cohort / "tiles",
-        splits=cohort / "splits.csv",
-        classes=CLASSES,
-        magnification=LOW,
-        seed=0,
-        out=out,
-        state=out.with_name(f"{out.name}-state"),
-        threads=1,
-    )
-    return replace(job, **changes)
-
-
-def train_distilled(job: Job, options: StudentTraining = QUICK) -> int:
-    targets = job.tiles.parent / "targets" / "2.5x.h5"
-    return train.train_student(job, options, EVERYTHING, targets, 50)
-
-
-def train_projected(job: Job, options: StudentTraining = QUICK) -> int:
-    targets = job.tiles.parent / "targets" / "2.5x.h5"
-    return train.train_student(job, options, PROJECTED, targets, 50)
-
-
-def train_in_parts(job: Job) -> int:
-    return train_distilled(job, QUICK.model_copy(update={"accumulate": 2}))
-
-
-def train_averaged(job: Job, options: StudentTraining = QUICK) -> int:
-    options = options.model_copy(update={"ema": 0.8, "initial": "teacher"})
-    job = replace(job, initial=job.tiles.parent / "teacher" / "model.safetensors")
-    return train_distilled(job, options)
-
-
-def train_labelled(job: Job, options: StudentTraining = QUICK) -> int:
-    return train.train_student(job, options, LABELS, None, 0)
-
-
-def rows_without_times(out: Path) -> list[dict[str, str]]:
-    with (out / "metrics.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k not in TIME_COLUMNS} for row in csv.DictReader(file)]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    weights = [load_file(out / "model.safetensors") for out in (one, other)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert rows_without_times(one) == rows_without_times(other)
-    kept = [json.loads((out / "run.json").read_text()) for out in (one, other)]
-    changing = ("seconds", "sessions")
-    assert [{k: v for k, v in run.items() if k not in changing} for run in kept[:1]] == [
-        {k: v for k, v in run.items() if k not in changing} for run in kept[1:]
-    ]
+    return make_taught_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 def test_outputs_tell_the_run(cohort: Path, tmp_path: Path) -> None:
@@ -295,97 +223,6 @@ def test_without_clipping_the_gradient_is_taken_as_it_is(cohort: Path, tmp_path:
     assert any(not torch.equal(none[name], near[name]) for name in none)
 
 
-@pytest.mark.parametrize(
-    "run", [train_distilled, train_labelled, train_projected, train_in_parts, train_averaged]
-)
-def test_a_step_per_session_is_the_same_run(cohort: Path, tmp_path: Path, run) -> None:
-    assert run(job_of(cohort, tmp_path / "whole")) == 0
-    statuses = [EXIT_UNFINISHED]
-    while statuses[-1] == EXIT_UNFINISHED:
-        assert len(statuses) < 20
-        assert not (tmp_path / "parted").exists()
-        statuses.append(run(job_of(cohort, tmp_path / "parted", budget_minutes=0)))
-    assert statuses[1:] == [EXIT_UNFINISHED] * 12 + [0]
-    assert_same_run(tmp_path / "whole", tmp_path / "parted")
-    assert json.loads((tmp_path / "parted" / "run.json").read_text())["sessions"] == 13
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_killed_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path: Path, number) -> None:
-    whole, killed = job_of(cohort, tmp_path / "whole"), job_of(cohort, tmp_path / "killed")
-    command = [
-        *(sys.executable, "-m", "lowmag.cli", "student", "--method", EVERYTHING.model_dump_json()),
-        *("--targets", str(cohort / "targets" / "2.5x.h5"), "--unlabelled", "50"),
-        *("--tiles", str(killed.tiles), "--splits", str(killed.splits), "--classes", json.dumps(CLASSES)),
-        *("--magnification", str(LOW), "--out", str(killed.out), "--state", str(killed.state)),
-        *("--checkpoint-minutes", "0", "--threads", "1", "--options", QUICK.model_dump_json()),
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        give_up = time.monotonic() + 300
-        while not (killed.state / "checkpoint.pt").exists() and time.monotonic() < give_up:
-            time.sleep(0.002)
-        has_saved = (killed.state / "checkpoint.pt").exists()
-        os.kill(process.pid, number)
-        log = process.communicate()[1]
-    assert has_saved, log
-    assert process.returncode == (EXIT_UNFINISHED if number == signal.SIGTERM else -number), log
-    assert not killed.out.exists()
-    assert train_distilled(killed) == 0
-    assert train_distilled(whole) == 0
-    assert_same_run(whole.out, killed.out)
-    assert json.loads((killed.out / "run.json").read_text())["sessions"] == 2
-
-
-def test_checkpoint_of_other_options_is_not_resumed(cohort: Path, tmp_path: Path, caplog) -> None:
-    other = QUICK.model_copy(update={"lr": 5e-4})
-    stopped, whole = job_of(cohort, tmp_path / "run"), job_of(cohort, tmp_path / "whole")
-    assert train_labelled(replace(stopped, budget_minutes=0), other) == EXIT_UNFINISHED
-    assert train_labelled(stopped) == 0
-    assert "starting anew" in caplog.text
-    assert train_labelled(whole) == 0
-    assert_same_run(whole.out, stopped.out)
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"classes": CLASSES[::-1]}, {"magnification": HIGH}])
-def test_checkpoint_of_another_job_is_not_resumed(cohort: Path, tmp_path: Path, caplog, change) -> None:
-    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
-    assert train_labelled(job) == EXIT_UNFINISHED
-    assert train_labelled(replace(job, **change)) == EXIT_UNFINISHED
-    assert "starting anew" in caplog.text
-
-
-def test_outputs_deleted_after_the_run_are_made_again(cohort: Path, tmp_path: Path) -> None:
-    job = job_of(cohort, tmp_path / "run")
-    assert train_labelled(job) == 0
-    job.out.rename(tmp_path / "before")
-    assert train_labelled(job) == 0
-    assert_same_run(tmp_path / "before", job.out)
-
-
-def test_second_trainer_waits_until_its_time_is_up(cohort: Path, tmp_path: Path) -> None:
-    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
-    with locked(job.state, Stop(1)):
-        assert train_labelled(job) == EXIT_UNFINISHED
-    assert not job.out.exists()
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_second_trainer_takes_what_the_first_left(cohort: Path, tmp_path: Path, caplog, whole: bool) -> None:
-    job = job_of(cohort, tmp_path / "run")
-    with ThreadPoolExecutor(1) as other, locked(job.state, Stop(1)):
-        second = other.submit(train_labelled, job)
-        while "waiting for it" not in caplog.text:
-            time.sleep(0.01)
-        assert train_labelled(replace(job, state=tmp_path / "first-state")) == 0
-        if not whole:
-            (job.out / "model.safetensors").write_bytes(b"half")
-        before = (job.out / "model.safetensors").stat().st_mtime_ns
-    assert second.result() == 0
-    assert ((job.out / "model.safetensors").stat().st_mtime_ns == before) == whole
-    assert load_model(job.out / "model.safetensors")
-    assert json.loads((job.out / "run.json").read_text())["sessions"] == 1
-
-
 def test_the_mean_of_the_weights_is_what_is_kept(cohort: Path, tmp_path: Path, monkeypatch) -> None:
     """Written by hand: the weights of the beginning and after every step, averaged as the class says."""
     seen, renew = [], WeightAverage.renew
@@ -426,45 +263,6 @@ def test_pixels_may_stay_as_they_are(cohort: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(prepare(tiles, spec), torch.full((1, 3, 16, 16), 0.2), rtol=0, atol=1e-7)
 
 
-def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> None:
-    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0})
-    with pytest.raises(
-        UserError, match=r"not a finite number in epoch 1, step \d \(tiles train\d\[\d\].*lower lr"
-    ):
-        train_labelled(job_of(cohort, tmp_path / "run"), options)
-    assert not (tmp_path / "run").exists()
-
-
-def test_diverged_loss_of_a_resumed_run_in_parts_names_the_step_that_it_was(
-    cohort: Path, tmp_path: Path
-) -> None:
-    """The first step is taken in one session and leaves weights beyond all measure, the next goes wrong."""
-    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "accumulate": 2})
-    job = job_of(cohort, tmp_path / "run", budget_minutes=0)
-    assert train_labelled(job, options) == EXIT_UNFINISHED
-    with pytest.raises(UserError) as refused:
-        train_labelled(job, options)
-    lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
-    names = ", ".join(lesson.bank.index.name(i) for i in plan_epoch(lesson, 0).order[4:8])
-    assert f"epoch 1, step 2 (tiles {names})" in str(refused.value)
-
-
-def test_all_tiles_of_a_large_batch_that_diverged_are_in_a_file(
-    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train, "NAMED_TILES", 1)
-    job = job_of(cohort, tmp_path / "run")
-    with pytest.raises(UserError, match=r"and 3 more, all in .*diverged\.txt"):
-        train_labelled(job, QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0}))
-    assert len((job.state / "diverged.txt").read_text().split()) == 4
-
-
-def test_network_that_diverged_in_the_last_step_is_refused(cohort: Path, tmp_path: Path) -> None:
-    options = QUICK.model_copy(update={"lr": 1e30, "warmup": 0.0, "epochs": 1, "batch_size": 24})
-    with pytest.raises(UserError, match="validation loss is not a finite number in epoch 1; lower lr"):
-        train_labelled(job_of(cohort, tmp_path / "run"), options)
-
-
 def test_a_student_begins_with_the_weights_of_its_teacher(cohort: Path, tmp_path: Path) -> None:
     teacher = cohort / "teacher" / "model.safetensors"
     job = job_of(cohort, tmp_path / "run", initial=teacher)
@@ -483,50 +281,11 @@ def test_cells_of_a_size_decide_on_the_stride(cohort: Path, tmp_path: Path) -> N
     assert load_model(tmp_path / "run" / "model.safetensors")[1].stride == 16
 
 
-def test_initial_weights_must_be_given_and_fit(cohort: Path, tmp_path: Path) -> None:
-    teacher, job = cohort / "teacher" / "model.safetensors", job_of(cohort, tmp_path / "run")
-    beginning = QUICK.model_copy(update={"initial": "teacher"})
-    with pytest.raises(UserError, match="initial: teacher, and --initial is not given"):
-        train_labelled(job, beginning)
-    with pytest.raises(UserError, match="initial: noise, and --initial is"):
-        train_labelled(replace(job, initial=teacher))
-    other = beginning.model_copy(update={"model": "resnet18"})
-    with pytest.raises(UserError, match=r"do not fit the network: .*must be the same network"):
-        train_labelled(replace(job, initial=teacher), other)
-
-
 def test_logits_fit_a_student_of_any_grid(cohort: Path, tmp_path: Path) -> None:
     """Stored for 2 x 2 cells, which only terms that compare maps depend on."""
     method, coarse = Method.model_validate({"soft_labels": 1}), QUICK.model_copy(update={"stride": 16})
     targets = cohort / "targets" / "2.5x.h5"
     assert train.train_student(job_of(cohort, tmp_path / "run"), coarse, method, targets, 0) == 0
-
-
-def test_no_validation_tiles_is_refused(tmp_path: Path) -> None:
-    make_cohort(tmp_path, Cohort(val=("",)))
-    with pytest.raises(UserError, match="no labelled validation tiles; label more patients"):
-        train_labelled(job_of(tmp_path, tmp_path / "run"))
-
-
-def test_class_missing_in_validation_is_said(tmp_path: Path, caplog) -> None:
-    make_cohort(tmp_path, Cohort(val=("calm",)))
-    assert train_labelled(job_of(tmp_path, tmp_path / "run"), QUICK.model_copy(update={"epochs": 1})) == 0
-    assert "no validation tile of class busy" in caplog.text
-
-
-def test_method_without_its_teacher_is_refused(cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"compares with a teacher .*give --targets"):
-        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, EVERYTHING, None, 0)
-
-
-def test_unlabelled_tiles_for_labels_only_are_refused(cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use --unlabelled 0"):
-        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, LABELS, None, 50)
-
-
-def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="have grid 2, expected 1"):
-        train_distilled(job_of(cohort, tmp_path / "run"), QUICK.model_copy(update={"stride": 16}))
 
 
 def test_flips_alone_are_what_the_student_is_shown(cohort: Path, tmp_path: Path) -> None:
@@ -541,33 +300,6 @@ def test_flips_alone_are_what_the_student_is_shown(cohort: Path, tmp_path: Path)
         lesson = prepare_lesson(task, torch.device("cpu"))
         views = torch.cat([plan_epoch(lesson, epoch).target_views for epoch in range(4)])
         assert set(views.tolist()) == seen
-
-
-def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
-    options = TargetOptions(grids={"2.5x": 2}, earlier={"inside-2": {"2.5x": 2}})
-    teacher = cohort / "teacher" / "model.safetensors"
-    write_targets(teacher, cohort / "tiles", cohort / "splits.csv", tmp_path, options, 1)
-    method = Method.model_validate({"attention": {"stage": -2}})
-    with pytest.raises(UserError, match="have a grid of attention/inside-2 of 2, expected 4"):
-        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, method, tmp_path / "2.5x.h5", 0)
-
-
-def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path: Path) -> None:
-    options = TargetOptions(grids={"2.5x": 2}, views=1)
-    write_targets(
-        cohort / "teacher" / "model.safetensors",
-        cohort / "tiles",
-        cohort / "splits.csv",
-        tmp_path,
-        options,
-        1,
-    )
-    method = Method.model_validate({"soft_labels": 1})
-    job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x.h5"
-    with pytest.raises(UserError, match="hold 1 exact views, the student is shown 8"):
-        train.train_student(job, QUICK, method, targets, 0)
-    unturned = QUICK.model_copy(update={"augment": QUICK.augment.model_copy(update={"dihedral": False})})
-    assert train.train_student(job, unturned, method, targets, 0) == 0
 
 
 @pytest.mark.parametrize("share", [0, 100])
@@ -592,19 +324,3 @@ def test_learning_rate_rises_and_falls() -> None:
 def test_learning_rate_of_the_papers_is_constant() -> None:
     options = Training(lr=1e-3, warmup=0, schedule="constant")
     assert {learning_rate(options, step, 50) for step in range(50)} == {1e-3}
-
-
-def test_a_teacher_that_guesses_stops_the_study(tmp_path: Path) -> None:
-    """It has hardly moved from its first weights; going on with it nevertheless trains nothing again."""
-    make_cohort(tmp_path, Cohort(val=("calm", "busy") * 8, tiles_per_slide=2))
-    options = Teacher(stride=8, epochs=1, batch_size=8, lr=1e-6, warmup=0)
-    job = job_of(tmp_path, tmp_path / "run", magnification=HIGH)
-    for _ in range(2):
-        with pytest.raises(
-            UserError, match=r"not better than chance .*16 patients.*teacher.require: nothing"
-        ):
-            train.train_teacher(job, options)
-        assert not (tmp_path / "run").exists()
-    assert train.train_teacher(job, options.model_copy(update={"require": "nothing"})) == 0
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["sessions"] == 3
-    assert [p.name for p in job.state.iterdir()] == ["lock"]
