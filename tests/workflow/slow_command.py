@@ -8,13 +8,13 @@ from pathlib import Path
 
 WRAPPER = """#!/bin/sh
 case "$*" in
-    *{target}*) if mkdir {folder}/first 2>/dev/null; then
+    *"{target}"*) if mkdir {folder}/first 2>/dev/null; then
         while test ! -e {folder}/go; do sleep 0.1; done
     fi ;;
 esac
 "{lowmag}" "$@"
 status=$?
-case "$*" in *{target}*) echo $status >> {folder}/ended ;; esac
+case "$*" in *"{target}"*) echo $status >> {folder}/ended ;; esac
 exit $status
 """
 
