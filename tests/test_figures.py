@@ -169,3 +169,17 @@ def test_an_empty_number_of_a_table_is_nan(tmp_path: Path) -> None:
     rows = scores.read_table(tmp_path / "cost.tsv")
     assert rows[0]["magnification"] == 10.0
     assert not scores.has_reading(rows)
+
+
+def test_many_methods_look_different() -> None:
+    names = [f"method{n}" for n in range(20)]
+    study = Study(
+        teacher=10,
+        students=[5],
+        seeds=[0],
+        unlabelled=[0],
+        methods=dict.fromkeys(names, False),
+        classes=["a", "b"],
+    )
+    looks = {(palette.colour_of(study, name), palette.marker_of(study, name)) for name in names}
+    assert len(looks) == len(names)

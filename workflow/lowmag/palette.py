@@ -19,7 +19,7 @@ from lowmag.study import Study
 WIDTH_IN = 8.6
 TEACHER_COLOUR = "#333333"
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "D", "^", "v", "P")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")  # one more than colours, so that 42 methods differ
 FEW_SHARES = 2
 
 # svg.fonttype none keeps text as text: searchable, and small. The salt makes ids, so files, repeatable.
