@@ -1,5 +1,6 @@
 """The folder of SICAPv2 as it is downloaded: which pictures are in which split, and every refusal."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -139,5 +140,6 @@ def test_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
 def test_spreadsheet_that_is_none_is_refused(sicap: Path) -> None:
     (sicap / TEST).write_bytes(b"<html>log in</html>")
     assert "Test.xlsx cannot be read as a spreadsheet" in complaint(sicap)
+    gc.collect()  # an error of its own if the file were left open
     write_sheet(sicap / TEST, ["image", *GRADES], [])
     assert "Test.xlsx has no column image_name (found image, NC, G3, G4, G5)" in complaint(sicap)

@@ -9,11 +9,15 @@ wsi_labels.xlsx                                 slide_id, patient_id
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lowmag.errors import UserError
 from lowmag.sheet import Problems, Row
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
 
 GRADES = ("NC", "G3", "G4", "G5")  # others (G4C, the cribriform ones among G4) are no classes of their own
 HEADER = ["image", "slide_id", "patient_id", "label", "split"]
@@ -91,13 +95,7 @@ def _patients(folder: Path) -> dict[str, str] | None:
 
 def _records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row number and cells of the rows of a spreadsheet's first sheet that are not blank."""
-    from openpyxl import load_workbook  # only for cohorts that come as spreadsheets
-
-    try:
-        book = load_workbook(path, read_only=True, data_only=True)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read as a spreadsheet ({error}); download it again") from error
-    try:
+    with _open_spreadsheet(path) as book:
         rows = book.worksheets[0].iter_rows(values_only=True)
         header = [_text(cell) for cell in next(rows, ())]
         if missing := [name for name in columns if name not in header]:
@@ -107,8 +105,21 @@ def _records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
         for number, cells in enumerate(rows, start=2):
             if any(cell is not None for cell in cells):
                 yield number, {name: cells[place] for name, place in places.items()}
-    finally:
-        book.close()
+
+
+@contextmanager
+def _open_spreadsheet(path: Path) -> Iterator["Workbook"]:
+    """The spreadsheet, read as its rows are asked for; raises UserError for a file that is none."""
+    from openpyxl import load_workbook  # only for cohorts that come as spreadsheets
+
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))  # left open by openpyxl where it fails
+            book = load_workbook(file, read_only=True, data_only=True)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read as a spreadsheet ({error}); download it again") from error
+        stack.callback(book.close)
+        yield book
 
 
 def _text(cell: Any) -> str:
