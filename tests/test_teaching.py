@@ -17,9 +17,9 @@ from lowmag.recipe import Augment, StudentTraining, Training
 from lowmag.study import TargetOptions
 from lowmag.targets import write_targets
 from lowmag.terms import Method
-from lowmag.train import Job
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW, make_cohort
+from synthetic_training import job_of
 
 CPU = torch.device("cpu")
 COLOURLESS = Augment(brightness=0, contrast=0, saturation=0, stain=0)
@@ -56,20 +56,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def teacher_of(cohort: Path) -> Path:
     return cohort / "teacher" / "model.safetensors"
-
-
-def job_of(cohort: Path, out: Path, **changes) -> Job:
-    job = Job(
-        tiles=cohort / "tiles",
-        splits=cohort / "splits.csv",
-        classes=CLASSES,
-        magnification=LOW,
-        seed=0,
-        out=out,
-        state=out.with_name(f"{out.name}-state"),
-        threads=1,
-    )
-    return replace(job, **changes)
 
 
 def online(options: StudentTraining, **changes) -> StudentTraining:
