@@ -42,12 +42,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             tiles, splits = make_cohort(folder, Tiling({2.5: 128, LOW: 64}, 32 * steps))
-            draw_targets(folder / "targets.h5", tiles, splits, (channels, 2), LOW)
+            draw_targets(folder / "targets", tiles, splits, (channels, 2), LOW)
             options = StudentTraining(model=model, batch_size=32, epochs=1)
             lessons = []
             for n in range(PACKED):
                 job = Job(tiles, splits, CLASSES, LOW, n, folder / "out", folder / "state", threads=1)
-                task = Task(job, "student", options, EVERY_TERM, folder / "targets.h5")
+                task = Task(job, "student", options, EVERY_TERM, folder / "targets")
                 lessons.append(prepare_lesson(task, device))
             apart, together = [], []
             for _ in range(rounds):
@@ -65,7 +65,7 @@ def _apart(lessons) -> float:
     began = time.process_time()
     for lesson in lessons:
         plan = plan_epoch(lesson, 0)
-        for step, part in enumerate(train._parts(lesson, plan, 0)):
+        for step, part in enumerate(train._parts(lesson, plan, 0, lesson.options.part_size)):
             train._step(lesson, plan, step, [part], 1e-4)
     return time.process_time() - began
 
@@ -74,7 +74,7 @@ def _together(lessons) -> float:
     first = lessons[0]
     began = time.process_time()
     plan, size = plan_epoch(first, 0), first.options.batch_size
-    for step, part in enumerate(train._parts(first, plan, 0)):
+    for step, part in enumerate(train._parts(first, plan, 0, size)):
         places = slice(step * size, (step + 1) * size)
         pictures = normalise(show_both(part, plan.views[places], first.factor)[0], first.spec).contiguous()
         said = first.targets.told(part.stored, plan.labels[places])

@@ -12,7 +12,7 @@ student_to_bare      student at 1.25x (64 px), ResNet-18, labels, soft labels, f
 teacher_to_bare      teacher at 10x (512 px), JPEG tiles from HDF5: our loop by the bare step
 to_released_recipe   pictures/s of that student by those of the released recipe (see ordinary_loops)
 vgg_to_released      the same for the method of that recipe on its own network, VGG16 at native 64 px
-to_ordinary_loop     by those of an ordinary loop
+to_ordinary_loop     by those of an ordinary loop, whose batches are as large as pictures at 10x allow
 targets_to_passes    seconds of writing targets of 8 views by those of 8 bare passes; lower is better
 memory_to_resident   on a GPU: pictures/s from host memory by those with all tiles on the device
 files_to_resident    pictures/s reading every batch from HDF5 by those with all tiles held
@@ -109,7 +109,7 @@ class Bench:
         if not folder.exists():
             px = {2.5: 128, LOW: 64} if is_student else PX
             make_cohort(folder, Tiling(px, n))
-        stored = folder / f"{options.model}.h5"
+        stored = folder / options.model
         if is_student and not stored.exists():
             shape = (512, 2 if options.model == "resnet18" else 4)
             draw_targets(stored, folder / "tiles", folder / "splits.csv", shape, LOW)
@@ -163,10 +163,10 @@ def student_to_bare(bench: Bench, name: str) -> float:
 
 
 def teacher_to_bare(bench: Bench, name: str) -> float:
-    """Our loop of a teacher that decodes every batch by the bare step."""
+    """Our loop of a teacher that reads every batch from HDF5 and decodes it, by the bare step."""
     options = StudentTraining(model="resnet18", batch_size=bench.sizes.teacher_batch, epochs=1000)
     lesson = bench.lesson("teacher", options, LABELS)
-    lesson = _placed(lesson, "encoded")
+    lesson = _placed(lesson, "files")
     return bench.in_turns(name, {"loop": partial(_loop, lesson), "bare step": partial(_bare, lesson)})
 
 
@@ -207,7 +207,9 @@ def targets_to_passes(bench: Bench, name: str) -> float:
     model = folder / "model.safetensors"
     save_model(model, lesson.network, lesson.spec)
     grids = {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1}
-    wish = TargetOptions(grids=grids, resizes=["area", "bicubic", "maxpool"], attention=["inside", "outside"])
+    every = ["logits", *(f"features/{form}" for form in ("area", "bicubic", "maxpool"))]
+    every += [f"attention/{form}" for form in ("inside", "outside")]
+    wish = TargetOptions(grids=grids, reads=dict.fromkeys(grids, every))
     job = lesson.task.job
 
     def write() -> float:

@@ -11,7 +11,7 @@ from lowmag.index import index_tiles
 from lowmag.sections import Demo
 from lowmag.splits import read_splits
 from lowmag.store import Layout, TileRow, writing
-from lowmag.target_file import SCHEMA, SCHEMA_VERSION
+from lowmag.target_file import SCHEMA, SCHEMA_VERSION, VALUES, file_of
 from lowmag.terms import ATTENTION, FEATURES, LOGITS
 
 CLASSES = ("a", "b", "c", "d")
@@ -30,7 +30,7 @@ class Tiling:
 def tissue(slide: Path | None) -> np.ndarray:
     """A picture at 10x, (H, W, 3) uint8: of a slide at 20x, or drawn where there is none."""
     if slide is None or not slide.is_file():
-        drawn = next(one for one in demo.cohort(Demo(slides=20)) if one.label)
+        drawn = next(one for one in demo.cohort(Demo(slides=20, patients=20)) if one.label)
         picture = np.asarray(drawing.draw(drawn, 1600.0)[0].numpy())
         factor = round(1.0 / drawn.mpp) or 1
     else:
@@ -83,8 +83,10 @@ def _smaller(tile: np.ndarray, factor: int) -> np.ndarray:
     return means.round().astype(np.uint8)
 
 
-def draw_targets(path: Path, tiles: Path, splits: Path, shape: tuple[int, int], magnification: float) -> None:
-    """Write a targets file as `lowmag targets` does, `shape` (channels, cells), with numbers drawn at random.
+def draw_targets(
+    folder: Path, tiles: Path, splits: Path, shape: tuple[int, int], magnification: float
+) -> None:
+    """Write targets as `lowmag targets` does, `shape` (channels, cells), with numbers drawn at random.
 
     A student's step costs the same whatever the teacher said.
     """
@@ -96,19 +98,19 @@ def draw_targets(path: Path, tiles: Path, splits: Path, shape: tuple[int, int], 
         f"{FEATURES}/area": (np.float16, (channels, cells, cells)),
         f"{ATTENTION}/inside": (np.float16, (len(CLASSES), cells, cells)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["slide_id"] = [slide.slide_id.encode() for slide in index.slides]
-        file["count"] = index.counts
-        for name, (dtype, of_view) in shapes.items():
-            stored = file.create_dataset(name, (index.n, 8, *of_view), dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (dtype, of_view) in shapes.items():
+        with h5py.File(file_of(folder, name), "w") as file:
+            file["slide_id"] = [slide.slide_id.encode() for slide in index.slides]
+            file["count"] = index.counts
+            stored = file.create_dataset(VALUES, (index.n, 8, *of_view), dtype)
             block = random.random((min(1000, index.n), 8, *of_view), np.float32).astype(dtype)
             for start in range(0, index.n, len(block)):
                 stored[start : start + len(block)] = block[: index.n - start]
-        file.attrs.update(
-            {
-                **{"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": True},
-                **{"magnification": magnification, "grid": cells, "views": 8},
-                **{"classes": list(CLASSES), "teacher_sha256": "0" * 64},
-            }
-        )
+            file.attrs.update(
+                {
+                    **{"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": True},
+                    **{"magnification": magnification, "grid": cells, "views": 8},
+                    **{"classes": list(CLASSES), "teacher_sha256": "0" * 64},
+                }
+            )

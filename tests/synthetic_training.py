@@ -28,6 +28,10 @@ EVERYTHING = Method.model_validate({"cross_entropy": 1, "soft_labels": 1, "featu
 PROJECTED = Method.model_validate({"cross_entropy": 1, "softmax_regression": {"map": "spatial"}})
 
 
+EVERY_FORM = ["logits", "features/area", "features/bicubic", "features/maxpool"]
+EVERY_FORM += ["attention/inside", "attention/inside-2"]
+
+
 def job_of(cohort: Path, out: Path, **changes) -> Job:
     job = Job(
         tiles=cohort / "tiles",
@@ -49,8 +53,7 @@ def make_taught_cohort(folder: Path) -> Path:
     assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
     options = TargetOptions(
         grids={"2.5x": 2},
-        resizes=["maxpool", "bicubic", "area"],
-        attention=["inside"],
+        reads={"2.5x": EVERY_FORM},
         earlier={"inside-2": {"2.5x": 4}},
     )
     write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
@@ -58,12 +61,12 @@ def make_taught_cohort(folder: Path) -> Path:
 
 
 def train_distilled(job: Job, options: StudentTraining = QUICK) -> int:
-    targets = job.tiles.parent / "targets" / "2.5x.h5"
+    targets = job.tiles.parent / "targets" / "2.5x"
     return train.train_student(job, options, EVERYTHING, targets, 50)
 
 
 def train_projected(job: Job, options: StudentTraining = QUICK) -> int:
-    targets = job.tiles.parent / "targets" / "2.5x.h5"
+    targets = job.tiles.parent / "targets" / "2.5x"
     return train.train_student(job, options, PROJECTED, targets, 50)
 
 

@@ -7,7 +7,12 @@ from lowmag import augment
 from lowmag.recipe import Augment
 from skimage.transform import AffineTransform, warp
 from torch.nn import functional
-from torchvision.transforms.functional import adjust_hue
+from torchvision.transforms.functional import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+)
 
 IDS = np.arange(4000)
 FROZEN_VIEWS = [3, 0, 2, 6]
@@ -150,6 +155,19 @@ def test_colour_is_its_steps_one_picture_at_a_time():
         one = contrast * one + (1 - contrast) * (one * weights).sum(0).mean()
         one = saturation * one + (1 - saturation) * (one * weights).sum(0)
         torch.testing.assert_close(found, one, rtol=0, atol=1e-6)
+
+
+def test_colours_are_those_of_torchvisions_functions_one_after_the_other():
+    """Each clips to 0..1: a bright picture made brighter and then paler does not come back from above 1."""
+    x = torch.rand(200, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    changes = options(brightness=0.5, contrast=0.5, saturation=0.5, stain=0, hue=0.2)  # DiPalma et al. 2021
+    params = augment.draw_colour(0, 0, IDS[:200], changes)
+    found = augment.apply_colour(x, params)
+    for one, factors, changed in zip(x, params.tolist(), found, strict=True):
+        one = adjust_contrast(adjust_brightness(one, factors[0]), factors[1])
+        expected = adjust_hue(adjust_saturation(one, factors[2]), factors[6])
+        # Their luminance has 0.2989 of the red where ITU-R BT.601 has 0.299; hue amplifies it in near-greys.
+        torch.testing.assert_close(changed, expected, rtol=0, atol=5e-4)
 
 
 def test_stain_factor_multiplies_the_optical_density_of_one_channel():

@@ -13,6 +13,7 @@ from lowmag.parsing import parse_options
 from lowmag.recipe import StudentTraining
 from lowmag.sections import Check, Pictures, Splits, Tiles
 from lowmag.study import Run
+from lowmag.target_wishes import target_options
 from lowmag.terms import Method
 
 REPOSITORY = Path(__file__).parents[1]
@@ -209,14 +210,6 @@ def test_the_grid_of_runs_is_methods_times_magnifications_times_shares_times_see
     assert Run("dipalma2021", 1.25, 50, 0).folder == "dipalma2021/1.25x/u50/seed0"
 
 
-def test_targets_hold_earlier_attention_only_where_a_method_asks_for_it():
-    assert parse_config({}).target_options().earlier == {}
-    asking = {"methods": {"early": {"attention": {"stage": -2, "relu": "outside"}}}}
-    options = parse_config(asking).target_options()
-    assert options.grids == {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1}
-    assert options.earlier == {"outside-2": {"5x": 16, "2.5x": 8, "1.25x": 4, "0.625x": 2}}
-
-
 def test_a_run_of_a_student_does_not_depend_on_the_grid():
     one = parse_config({"students": {"seeds": [0]}}).student_training("labels-only")
     other = parse_config({"students": {"seeds": [0, 1], "unlabelled": [0, 25]}})
@@ -246,23 +239,8 @@ def test_cells_of_a_size_decide_on_the_stride_of_every_magnification():
     assert training.at(2).at(4).stride == 32  # decided once
     assert StudentTraining(stride=16).at(8).stride == 16
     config = parse_config({"methods": {"own": {"features": 1, "training": {"cell_um": 64}}}})
-    grids = config.target_options().grids  # of 512-um fields: the usual ones of stride 32, and its own
-    assert grids == {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1} | {"2.5x-8": 8, "1.25x-8": 8, "0.625x-4": 4}
-
-
-def test_targets_of_another_grid_are_written_for_methods_that_compare_maps():
-    own = {"features": 1, "training": {"stride": 16}}
-    early = {"attention": {"stage": -2}, **own}
-    config = parse_config({"methods": {"own": own, "early": early, "plain": {"features": 1}}})
-    options = config.target_options()
-    usual = {"5x": 8, "2.5x": 4, "1.25x": 2, "0.625x": 1}
-    assert options.grids == usual | {"5x-16": 16, "2.5x-8": 8, "1.25x-4": 4, "0.625x-2": 2}
-    assert options.earlier["inside-2"] == {"5x-16": 32, "2.5x-8": 16, "1.25x-4": 8, "0.625x-2": 4}
-    assert config.targets_name("own", 1.25) == "1.25x-4"
-    assert config.targets_name("plain", 1.25) == "1.25x"
-    of_labels = parse_config({"methods": {"own": {"soft_labels": 1, "training": {"stride": 16}}}})
-    assert of_labels.targets_name("own", 1.25) == "1.25x"
-    assert of_labels.target_options().grids == usual
+    grids = target_options(config).grids  # of 512-um fields: its own, but for 5x, whose cells are usual
+    assert grids == {"5x": 8, "2.5x-8": 8, "1.25x-8": 8, "0.625x-4": 4}
 
 
 @pytest.mark.parametrize(
@@ -339,20 +317,6 @@ def test_pictures_decide_on_their_own_field():
     assert parse_config({"images": "images.csv", "tiles": {"teacher": 20, "students": [10, 4]}}).images
 
 
-@pytest.mark.parametrize(("dihedral", "views"), [(True, 8), ("flips", 4), ("horizontal", 2), (False, 1)])
-def test_targets_hold_the_views_that_students_are_shown(dihedral, views):
-    found = parse_config({"students": {"augment": {"dihedral": dihedral}}})
-    assert found.target_options().views == views
-
-
-def test_targets_hold_no_views_for_students_that_ask_the_teacher():
-    methods = {
-        "asking": {"soft_labels": 1, "training": {"targets": "online"}},
-        "flipped": {"soft_labels": 1, "training": {"augment": {"dihedral": "flips"}}},
-    }
-    assert parse_config({"methods": methods}).target_options().views == 4
-
-
 SECTIONS = {
     "tiles": {"unit": "section", "field_um": 333},
     "teacher": {"batch_size": 32, "accumulate": 32},
@@ -363,7 +327,7 @@ SECTIONS = {
 def test_sections_go_one_by_one_and_have_grids_of_their_own() -> None:
     coarse = {"features": 1, "training": {"stride": 16}}
     config = parse_config(SECTIONS | {"methods": {"dipalma2021": {"features": 1}, "coarse": coarse}})
-    options = config.target_options()
+    options = target_options(config)
     assert options.grids["1.25x"] == options.grids["1.25x-16"] == 0
     assert {name: network.stride for name, network in options.sections.items() if "1.25x" in name} == {
         "1.25x": 32,

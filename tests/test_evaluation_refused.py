@@ -25,7 +25,7 @@ def test_models_timed_on_different_machines_are_said_so(small, caplog):
     path = folder / "predictions/teacher/seed0/cost.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"device": "cuda"}))
     evaluated(folder, study)
-    assert "cpu with 2 threads; cuda with 2 threads" in caplog.text
+    assert "cpu with 2 threads in float32; cuda with 2 threads in float32" in caplog.text
 
 
 def test_few_patients_are_warned_of_once_per_level(small, caplog):

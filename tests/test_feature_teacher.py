@@ -19,6 +19,7 @@ from lowmag.recipe import StudentTraining, Teacher
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
 from lowmag.target_file import Targets
+from lowmag.target_wishes import target_options
 from lowmag.targets import write_targets
 from lowmag.terms import Method
 from lowmag.train import train_student
@@ -44,7 +45,7 @@ class Made:
 
     @property
     def targets(self) -> Path:
-        return self.folder / "targets" / "2.5x.h5"
+        return self.folder / "targets" / "2.5x"
 
     def job(self, name: str, magnification: float) -> Job:
         return Job(
@@ -83,7 +84,9 @@ def made(tmp_path_factory) -> Made:
     made = cohort_with_features(folder)
     tiles, splits = made.tiles, made.splits
     train_feature_teacher(made.job("teacher", HIGH), Teacher(features=str(made.features), **OPTIONS))
-    options = TargetOptions(grids={"2.5x": 1}, resizes=["area"], views=1, features=str(made.features))
+    options = TargetOptions(
+        grids={"2.5x": 1}, reads={"2.5x": ["logits", "features/area"]}, views=1, features=str(made.features)
+    )
     write_targets(made.teacher, tiles, splits, folder / "targets", options, threads=1)
     return made
 
@@ -214,6 +217,6 @@ def test_a_head_takes_no_gpus():
 def test_a_study_on_features_asks_for_one_view_and_one_cell():
     methods = {"m": {"soft_labels": 1, "cosine": {"local": 0}}}
     methods["fine"] = methods["m"] | {"training": {"cell_um": 64}}
-    options = parse_config({"teacher": {"features": "f"}, "methods": methods}).target_options()
+    options = target_options(parse_config({"teacher": {"features": "f"}, "methods": methods}))
     assert options.grids == {"5x": 1, "2.5x": 1, "1.25x": 1, "0.625x": 1}, "whatever grids students have"
     assert (options.views, options.features) == (1, "f")

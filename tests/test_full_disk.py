@@ -20,7 +20,7 @@ __all__ = ["disk"]
 
 TILES = Tiles(field_um=128, students=[5, 2.5, 1.25, 0.625])
 TRAINING = StudentTraining(stride=8, epochs=2, batch_size=4)
-TARGETS = TargetOptions(grids={"2.5x": 2}, resizes=["area"], attention=[], earlier={})
+TARGETS = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["features/area"]})
 
 
 @pytest.fixture(scope="module")

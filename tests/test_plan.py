@@ -9,6 +9,7 @@ from lowmag.config import parse_config
 from lowmag.errors import UserError
 from lowmag.plan import Plan
 from lowmag.study import Run
+from lowmag.target_wishes import target_options
 from PIL import Image
 
 
@@ -202,7 +203,7 @@ def test_targets_measure_the_grid_of_library_networks_alone():
             "aligned": {"cosine": 1, "training": own},
         },
     }
-    options = parse_config(content).target_options()
+    options = target_options(parse_config(content))
     name = "1.25x-torchvision-resnet50-64"
     assert options.grids == {"1.25x": 2, name: 0}
     assert {k: v.model_dump() for k, v in options.measured.items()} == {

@@ -91,7 +91,8 @@ def test_cost_is_that_of_the_model(folder: Path) -> None:
     assert cost["tiles_per_s"] > 0
     named = {"tile_px": 16, "magnification": LOW, "model": "resnet10gn", "stride": 8, "input": "native"}
     assert {name: cost[name] for name in named} == named
-    assert (cost["threads"], cost["batch_size"]) == (1, 32)
+    # As many tiles as are predicted at once: 1024 at most.
+    assert (cost["threads"], cost["batch_size"], cost["precision"]) == (1, 1024, "float32")
 
 
 def test_upsampled_student_costs_what_the_teacher_does(folder: Path, tmp_path: Path) -> None:

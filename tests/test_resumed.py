@@ -11,9 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from lowmag import train
 from lowmag.checkpoint import EXIT_UNFINISHED, Stop
 from lowmag.models import load_model
+from lowmag.networks import build
 from lowmag.run_lock import locked
+from lowmag.team import dropout_seed
+from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW
 from synthetic_training import (
     EVERYTHING,
@@ -27,6 +32,7 @@ from synthetic_training import (
     train_labelled,
     train_projected,
 )
+from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +62,7 @@ def test_killed_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path: Path,
     whole, killed = job_of(cohort, tmp_path / "whole"), job_of(cohort, tmp_path / "killed")
     command = [
         *(sys.executable, "-m", "lowmag.cli", "student", "--method", EVERYTHING.model_dump_json()),
-        *("--targets", str(cohort / "targets" / "2.5x.h5"), "--unlabelled", "50"),
+        *("--targets", str(cohort / "targets" / "2.5x"), "--unlabelled", "50"),
         *("--tiles", str(killed.tiles), "--splits", str(killed.splits), "--classes", json.dumps(CLASSES)),
         *("--magnification", str(LOW), "--out", str(killed.out), "--state", str(killed.state)),
         *("--checkpoint-minutes", "0", "--threads", "1", "--options", QUICK.model_dump_json()),
@@ -125,3 +131,32 @@ def test_second_trainer_takes_what_the_first_left(cohort: Path, tmp_path: Path, 
     assert ((job.out / "model.safetensors").stat().st_mtime_ns == before) == whole
     assert load_model(job.out / "model.safetensors")
     assert json.loads((job.out / "run.json").read_text())["sessions"] == 1
+
+
+def test_dropout_is_resumed_and_differs_between_processes(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step draws by (seed, step, process), on any device, whatever was drawn before."""
+
+    def with_dropout(*told):
+        network = build(*told)
+        network.backbone.register_forward_hook(
+            lambda module, _, maps: functional.dropout(maps, 0.5, module.training)
+        )
+        return network
+
+    monkeypatch.setattr("lowmag.lesson.build", with_dropout)
+    whole, parted, other = (job_of(cohort, tmp_path / name) for name in ("whole", "parted", "other"))
+    assert train_labelled(whole) == 0
+    statuses = [train_labelled(replace(parted, budget_minutes=0))]
+    while statuses[-1] == EXIT_UNFINISHED:
+        torch.rand(3)
+        statuses.append(train_labelled(replace(parted, budget_minutes=0)))
+    assert len(statuses) > 10
+    monkeypatch.setattr(train, "dropout_seed", lambda seed, step, _: dropout_seed(seed, step, 1))
+    assert train_labelled(other) == 0
+    weights = [load_file(job.out / "model.safetensors") for job in (whole, parted, other)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.equal(weights[0]["head.weight"], weights[2]["head.weight"])
+    drawn = {dropout_seed(seed, step, rank) for seed in (0, 1) for step in range(100) for rank in range(8)}
+    assert len({seed % 2**32 for seed in drawn}) == 1600  # the CPU's generator takes the lower half

@@ -43,8 +43,7 @@ EVERY_FORM = Method.model_validate(
 OPTIONS = TargetOptions(
     grids={"2.5x": 0},
     sections={"2.5x": NETWORK},
-    resizes=["area", "bicubic", "maxpool"],
-    attention=["inside"],
+    reads={"2.5x": EVERY_FORM.reads},
     earlier={"inside-2": {"2.5x": 0}},
 )
 SIZES = [(96, 160), (72, 68)]  # width and height at HIGH; at LOW 24 x 40 and 18 x 17
@@ -84,7 +83,7 @@ def test_the_grid_of_a_section_is_that_of_the_networks_map(model: str, stride: i
 
 @pytest.mark.parametrize("view", range(8))
 def test_cached_is_what_the_teacher_says_of_the_section_in_that_view(cohort: Path, view: int) -> None:
-    index, targets = index_of(cohort), Targets(cohort / "targets/2.5x.h5", EVERY_FORM, CPU)
+    index, targets = index_of(cohort), Targets(cohort / "targets/2.5x", EVERY_FORM, CPU)
     network, spec = load_model(cohort / "teacher/model.safetensors")
     bank = Bank(index, np.arange(index.n), HIGH, CPU)
     student, _ = load_model(cohort / "teacher/model.safetensors")  # any network of the student's stride
@@ -115,10 +114,11 @@ def test_cached_is_what_the_teacher_says_of_the_section_in_that_view(cohort: Pat
 
 
 def test_targets_say_the_grid_of_every_section(cohort: Path) -> None:
-    with h5py.File(cohort / "targets/2.5x.h5") as file:
-        assert file["cells"][:2].tolist() == [[5, 3], [3, 3]]  # pyright: ignore
+    with h5py.File(cohort / "targets/2.5x/attention-inside-2.h5") as file:
         assert file["cells-2"][:2].tolist() == [[10, 6], [5, 5]]  # pyright: ignore
-        assert file["features/area"].shape == (3 * (15 + 9) * 8 * 256,)  # pyright: ignore
+    with h5py.File(cohort / "targets/2.5x/features-area.h5") as file:
+        assert file["cells"][:2].tolist() == [[5, 3], [3, 3]]  # pyright: ignore
+        assert file["values"].shape == (3 * (15 + 9) * 8 * 256,)  # pyright: ignore
         assert file.attrs["grid"] == 0
 
 
@@ -126,11 +126,11 @@ def test_targets_of_another_network_or_of_tiles_are_refused(cohort: Path, tmp_pa
     job = job_of(cohort, tmp_path / "run")
     coarse = ONE_BY_ONE.model_copy(update={"stride": 16})
     with pytest.raises(UserError, match="have grid of another network for 6 sections"):
-        train.train_student(job, coarse, DIPALMA, cohort / "targets/2.5x.h5", 0)
+        train.train_student(job, coarse, DIPALMA, cohort / "targets/2.5x", 0)
     tiles, _ = make_cohort(tmp_path / "tiles", Cohort(train=("calm", "busy", ""), tiles_per_slide=2))
     with pytest.raises(UserError, match="are of tiles where sections are trained on, or the reverse"):
         train.train_student(
-            job_of(tiles.parent, tmp_path / "b"), ONE_BY_ONE, DIPALMA, cohort / "targets/2.5x.h5", 0
+            job_of(tiles.parent, tmp_path / "b"), ONE_BY_ONE, DIPALMA, cohort / "targets/2.5x", 0
         )
 
 
@@ -139,7 +139,7 @@ def test_students_train_on_labelled_and_unlabelled_sections(
     cohort: Path, tmp_path: Path, method: Method
 ) -> None:
     """Without a label in the loss, stopped after every step, and the same bit for bit."""
-    targets = cohort / "targets/2.5x.h5"
+    targets = cohort / "targets/2.5x"
     assert train.train_student(job_of(cohort, tmp_path / "whole"), ONE_BY_ONE, method, targets, 100) == 0
     status, sessions = EXIT_UNFINISHED, 0
     while status == EXIT_UNFINISHED:
@@ -185,7 +185,7 @@ def test_sections_one_by_one_are_the_whole_batch(tmp_path: Path) -> None:
     for name, parts in (("one", 32), ("all", 1)):
         options = ONE_BY_ONE.model_copy(update={"augment": unturned, "batch_size": 32, "accumulate": parts})
         job = job_of(tmp_path, tmp_path / name)
-        assert train.train_student(job, options, DIPALMA, tmp_path / "targets/2.5x.h5", 100) == 0
+        assert train.train_student(job, options, DIPALMA, tmp_path / "targets/2.5x", 100) == 0
     one, all_ = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "all"))
     for name, value in all_.items():
         torch.testing.assert_close(one[name], value, rtol=1e-3, atol=2e-5, msg=name)
@@ -199,7 +199,7 @@ def test_sections_one_by_one_are_the_whole_batch(tmp_path: Path) -> None:
 def test_sections_of_several_sizes_do_not_go_together(cohort: Path, tmp_path: Path) -> None:
     options = ONE_BY_ONE.model_copy(update={"accumulate": 2})
     with pytest.raises(UserError, match="not 2 at a time; set accumulate to the value of batch_size"):
-        train.train_student(job_of(cohort, tmp_path / "run"), options, DIPALMA, cohort / "targets/2.5x.h5", 0)
+        train.train_student(job_of(cohort, tmp_path / "run"), options, DIPALMA, cohort / "targets/2.5x", 0)
 
 
 def test_sections_too_small_for_a_network_are_named(cohort: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_teacher_is_asked_about_sections_in_the_students_view(cohort: Path, ro
     """DiPalma's own way: one section at a time, one draw for both. Of exact views it says what is stored."""
     augment = {"brightness": 0, "contrast": 0, "saturation": 0, "stain": 0, "rotation": rotation}
     options = StudentTraining.model_validate({**ONE_BY_ONE.model_dump(), "augment": augment})
-    sources = {"online": cohort / "teacher/model.safetensors", "cached": cohort / "targets/2.5x.h5"}
+    sources = {"online": cohort / "teacher/model.safetensors", "cached": cohort / "targets/2.5x"}
     found = {}
     for kind, source in sources.items():
         if kind == "cached" and rotation:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lowmag.config import parse_config
 from lowmag.study import additions
+from lowmag.target_wishes import target_options, targets_name
 from snakemake.common.configfile import load_configfile
 from snakemake.utils import update_config
 
@@ -28,7 +29,8 @@ def test_the_attention_study_differs_by_the_term_alone_on_maps_of_three_sizes(ma
         plain, attention = (study.methods[f"{name}-{stride}"] for name in ("plain", "attention"))
         assert attention.attention is not None
         assert attention.model_copy(update={"attention": None}) == plain
-        grids.add(study.target_options().grids[study.targets_name(f"attention-{stride}", magnification)])
+        name = targets_name(study, f"attention-{stride}", magnification)
+        grids.add(target_options(study).grids[name])
     assert sorted(grids) == cells
     assert len(study.methods) == 6
 

@@ -33,7 +33,8 @@ TERMS = [
     {"soft_labels": 1, "features": {"resize": "maxpool+bicubic"}, "attention": {"relu": "outside"}},
     {"softmax_regression": {"map": "last"}, "cosine": 1, "attention": {"relu": "inside", "stage": -2}},
 ]
-
+EVERY_FORM = ["logits", "features/area", "features/bicubic", "features/maxpool"]
+EVERY_FORM += ["attention/outside", "attention/inside-2"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,8 +47,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert train.train_teacher(job, Training(stride=8, epochs=1, batch_size=8)) == 0
     options = TargetOptions(
         grids={"2.5x": 2},
-        resizes=["maxpool", "bicubic", "area"],
-        attention=["inside", "outside"],
+        reads={"2.5x": EVERY_FORM},
         earlier={"inside-2": {"2.5x": 4}},
     )
     write_targets(teacher_of(folder), tiles, splits, folder / "targets", options, 1)
@@ -63,7 +63,7 @@ def online(options: StudentTraining, **changes) -> StudentTraining:
 
 
 def lesson_of(cohort: Path, options: StudentTraining, terms: dict) -> Lesson:
-    source = teacher_of(cohort) if options.targets == "online" else cohort / "targets" / "2.5x.h5"
+    source = teacher_of(cohort) if options.targets == "online" else cohort / "targets" / "2.5x"
     task = Task(
         job_of(cohort, cohort / "none"), "student", options, Method.model_validate(terms), source, 100
     )
@@ -89,19 +89,34 @@ def test_online_is_what_is_cached_of_the_same_views(
     if input == "upsampled":
         grids = TargetOptions(
             grids={"2.5x": 8},
-            resizes=["maxpool", "bicubic", "area"],
-            attention=["inside", "outside"],
+            reads={"2.5x": EVERY_FORM},
             earlier={"inside-2": {"2.5x": 16}},
         )
         write_targets(teacher_of(cohort), cohort / "tiles", cohort / "splits.csv", tmp_path, grids, 1)
         task = lesson_of(cohort, online(options), terms).task
-        stored = replace(task, options=options, targets=tmp_path / "2.5x.h5")
+        stored = replace(task, options=options, targets=tmp_path / "2.5x")
         cached = losses_of(prepare_lesson(stored, CPU))
     else:
         cached = losses_of(lesson_of(cohort, options, terms))
     asked = losses_of(lesson_of(cohort, online(options), terms))
     assert (cached > 0).all()
     torch.testing.assert_close(asked, cached, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=str)
+def test_online_in_bfloat16_is_what_is_cached_to_its_precision(cohort: Path, terms: dict) -> None:
+    """A teacher that is asked runs in the student's precision, one whose word is stored in float32.
+
+    bfloat16 keeps 8 bits, so a layer rounds by up to 2^-9; ten layers one after the other, by chance in
+    either direction, make about a hundredth. Float32 in the same place is a hundred times nearer.
+    """
+    options = STILL.model_copy(update={"precision": "bfloat16"})
+    cached = losses_of(lesson_of(cohort, options, terms))
+    asked = losses_of(lesson_of(cohort, online(options), terms))
+    whole = losses_of(lesson_of(cohort, STILL, terms))
+    torch.testing.assert_close(asked, cached, rtol=0.03, atol=1e-4)
+    assert not torch.equal(asked, cached)
+    assert not torch.equal(cached, whole), "bfloat16 was not used"
 
 
 def test_colours_are_the_teachers_too(cohort: Path) -> None:
@@ -184,7 +199,7 @@ def test_only_what_is_shown_is_held(cohort: Path, monkeypatch: pytest.MonkeyPatc
 
 def lesson_task(cohort: Path, options: StudentTraining, terms: dict) -> Task:
     method = Method.model_validate(terms)
-    source = teacher_of(cohort) if options.targets == "online" else cohort / "targets" / "2.5x.h5"
+    source = teacher_of(cohort) if options.targets == "online" else cohort / "targets" / "2.5x"
     job = job_of(cohort, cohort / "none")
     return Task(job, "student", options, method, source if method.needs_teacher else None)
 

@@ -169,7 +169,7 @@ def test_every_term_trains(cohort: Path, tmp_path: Path, terms: dict) -> None:
     method = Method.model_validate(terms)
     job = job_of(cohort, tmp_path / "run", budget_minutes=0)
     share = 100 if method.uses_unlabelled else 0
-    targets = cohort / "targets" / "2.5x.h5"
+    targets = cohort / "targets" / "2.5x"
     assert train.train_student(job, QUICK, method, targets, share) == EXIT_UNFINISHED
     state = torch.load(job.state / "checkpoint.pt", weights_only=True)["state"]
     assert state["progress"]["step"] == 1
@@ -185,7 +185,7 @@ def test_a_term_warms_up_with_the_epochs_of_training(cohort: Path, tmp_path: Pat
     for warmup in (0, 4):
         method = Method.model_validate({"decoupled": {"warmup": warmup}})
         job = job_of(cohort, tmp_path / str(warmup), budget_minutes=0)
-        train.train_student(job, QUICK, method, cohort / "targets" / "2.5x.h5", 0)
+        train.train_student(job, QUICK, method, cohort / "targets" / "2.5x", 0)
         state = torch.load(job.state / "checkpoint.pt", weights_only=True)["state"]
         totals.append(state["progress"]["totals"])
     torch.testing.assert_close(totals[1], totals[0] / 4)
@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_sum_of_parts_is_refused(cohort: Path, tmp_path: Path)
     method = Method.model_validate({"features": {"distance": "rmse"}})
     options = QUICK.model_copy(update={"accumulate": 2})
     with pytest.raises(UserError, match=r"features is no mean over pictures.*set accumulate: 1"):
-        train.train_student(job_of(cohort, tmp_path / "run"), options, method, cohort / "targets/2.5x.h5", 0)
+        train.train_student(job_of(cohort, tmp_path / "run"), options, method, cohort / "targets/2.5x", 0)
 
 
 def test_without_clipping_the_gradient_is_taken_as_it_is(cohort: Path, tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_cells_of_a_size_decide_on_the_stride(cohort: Path, tmp_path: Path) -> N
 def test_logits_fit_a_student_of_any_grid(cohort: Path, tmp_path: Path) -> None:
     """Stored for 2 x 2 cells, which only terms that compare maps depend on."""
     method, coarse = Method.model_validate({"soft_labels": 1}), QUICK.model_copy(update={"stride": 16})
-    targets = cohort / "targets" / "2.5x.h5"
+    targets = cohort / "targets" / "2.5x"
     assert train.train_student(job_of(cohort, tmp_path / "run"), coarse, method, targets, 0) == 0
 
 
@@ -307,7 +307,7 @@ def test_steps_do_not_depend_on_the_share(cohort: Path, tmp_path: Path, share: i
     method = Method.model_validate({"soft_labels": 1})
     options = QUICK.model_copy(update={"epochs": 1})
     job = job_of(cohort, tmp_path / "run")
-    assert train.train_student(job, options, method, cohort / "targets" / "2.5x.h5", share) == 0
+    assert train.train_student(job, options, method, cohort / "targets" / "2.5x", share) == 0
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 6
 
 

@@ -10,6 +10,7 @@ from lowmag import train
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
+from lowmag.methods import combine
 from lowmag.recipe import Teacher
 from lowmag.study import TargetOptions
 from lowmag.targets import write_targets
@@ -54,6 +55,29 @@ def test_diverged_loss_of_a_resumed_run_in_parts_names_the_step_that_it_was(
     lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
     names = ", ".join(lesson.bank.index.name(i) for i in plan_epoch(lesson, 0).order[4:8])
     assert f"epoch 1, step 2 (tiles {names})" in str(refused.value)
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_gradient_that_is_no_number_names_step_and_tiles(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float | None
+) -> None:
+    """The root of 0 is 0, its slope is infinite: the loss is right, and a step would spoil the weights."""
+    steps = []
+
+    def combine_with_root(method, student, said, epoch):
+        parts = combine(method, student, said, epoch)
+        steps.append(1)
+        spoilt = (0 * student.logits.sum()).sqrt() if len(steps) == 2 else 0
+        return {**parts, "loss": parts["loss"] + spoilt}
+
+    monkeypatch.setattr(train, "combine", combine_with_root)
+    job, options = job_of(cohort, tmp_path / "run"), QUICK.model_copy(update={"clip": clip})
+    lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
+    names = ", ".join(lesson.bank.index.name(i) for i in plan_epoch(lesson, 0).order[4:8])
+    with pytest.raises(UserError) as refused:
+        train_labelled(job, options)
+    assert f"the gradient is not a finite number in epoch 1, step 2 (tiles {names})" in str(refused.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_tiles_of_a_large_batch_that_diverged_are_in_a_file(
@@ -112,16 +136,18 @@ def test_targets_of_another_grid_are_refused(cohort: Path, tmp_path: Path) -> No
 
 
 def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Path) -> None:
-    options = TargetOptions(grids={"2.5x": 2}, earlier={"inside-2": {"2.5x": 2}})
+    options = TargetOptions(
+        grids={"2.5x": 2}, reads={"2.5x": ["attention/inside-2"]}, earlier={"inside-2": {"2.5x": 2}}
+    )
     teacher = cohort / "teacher" / "model.safetensors"
     write_targets(teacher, cohort / "tiles", cohort / "splits.csv", tmp_path, options, 1)
     method = Method.model_validate({"attention": {"stage": -2}})
     with pytest.raises(UserError, match="have a grid of attention/inside-2 of 2, expected 4"):
-        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, method, tmp_path / "2.5x.h5", 0)
+        train.train_student(job_of(cohort, tmp_path / "run"), QUICK, method, tmp_path / "2.5x", 0)
 
 
 def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path: Path) -> None:
-    options = TargetOptions(grids={"2.5x": 2}, views=1)
+    options = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["logits"]}, views=1)
     write_targets(
         cohort / "teacher" / "model.safetensors",
         cohort / "tiles",
@@ -131,7 +157,7 @@ def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path
         1,
     )
     method = Method.model_validate({"soft_labels": 1})
-    job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x.h5"
+    job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x"
     with pytest.raises(UserError, match="hold 1 exact views, the student is shown 8"):
         train.train_student(job, QUICK, method, targets, 0)
     unturned = QUICK.model_copy(update={"augment": QUICK.augment.model_copy(update={"dihedral": False})})

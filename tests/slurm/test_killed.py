@@ -35,7 +35,7 @@ def study(tmp_path_factory) -> StudyFolder:
     study = StudyFolder(tmp_path_factory.mktemp("study"))
     write_pictures(study.folder)
     study.configure(**STUDY)
-    made = study.snakemake("--", "results/targets/seed0/2.5x.h5", CUDA_VISIBLE_DEVICES="")
+    made = study.snakemake("--", "results/targets/seed0/targets.json", CUDA_VISIBLE_DEVICES="")
     assert made.returncode == 0, made.stdout + made.stderr
     return study
 

@@ -35,7 +35,7 @@ def test_sections_are_trained_on_labelled_and_unlabelled_together(finished: Path
     run = json.loads((finished / "students/dipalma2021/0.625x/u100/seed0/run.json").read_text())
     assert set(run["method"]) == {"soft_labels", "features"}
     assert run["data"]["train_unlabelled"]["slides"] > 0
-    with h5py.File(finished / "targets/seed0/0.625x.h5") as file:
+    with h5py.File(finished / "targets/seed0/0.625x/logits.h5") as file:
         slides = [name.decode() for name in file["slide_id"][()]]  # pyright: ignore
         cells = file["cells"][()].tolist()  # pyright: ignore
     expected = []

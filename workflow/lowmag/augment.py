@@ -97,19 +97,20 @@ def apply_colour(x: Tensor, params: Tensor) -> Tensor:
     """Pictures (N, 3, H, W) in 0..1, each with its own change of colour; `params` of `draw_colour`.
 
     First the optical density -log x of every channel is multiplied by its stain factor (x to that power),
-    then brightness multiplies, contrast stretches about the picture's mean luminance and saturation about
-    each pixel's luminance. The last three are one affine map, computed in one go. The result is clipped to
-    0..1; last, where there is one, the hue is turned. Both tensors are on one device.
+    then brightness multiplies, contrast stretches about the picture's mean luminance, saturation about each
+    pixel's luminance, and the hue is turned where there is one. Each of them is clipped to 0..1, as
+    torchvision's ColorJitter does. Both tensors are on one device.
     """
     brightness, contrast, saturation = params[:, :3].view(-1, 3, 1, 1, 1).unbind(1)
-    x = x.pow(params[:, 3:6, None, None])
-    red, green, blue = x.split(1, 1)
-    luminance = LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
-    mean = luminance.mean((2, 3), keepdim=True)
-    gain = brightness * contrast
-    offset = luminance * (gain * (1 - saturation)) + mean * (brightness * (1 - contrast))
-    x = (x * (gain * saturation) + offset).clamp(0, 1)
+    x = (x.pow(params[:, 3:6, None, None]) * brightness).clamp_(0, 1)
+    x = torch.lerp(_luminance(x).mean((2, 3), keepdim=True), x, contrast).clamp_(0, 1)
+    x = torch.lerp(_luminance(x), x, saturation).clamp_(0, 1)
     return turn_hue(x, params[:, 6]) if params.shape[1] > 6 else x
+
+
+def _luminance(x: Tensor) -> Tensor:
+    red, green, blue = x.split(1, 1)
+    return LUMINANCE[0] * red + LUMINANCE[1] * green + LUMINANCE[2] * blue
 
 
 def turn_hue(x: Tensor, turns: Tensor) -> Tensor:

@@ -31,6 +31,15 @@ Channels = tuple[float, float, float]
 logger = logging.getLogger(__name__)
 
 
+def place_for(decoded: int, card: float, host: float) -> Place:
+    """The first place with room for pictures of so many bytes; `card` (0: none) and `host` are that room."""
+    if card and decoded <= card:
+        return "device"
+    if decoded <= host:
+        return "memory"
+    return "encoded" if JPEG_SHARE * decoded <= host else "files"
+
+
 class Ragged:
     """Pictures of different sizes, taken like the rows of a tensor; those taken together are of one size."""
 
@@ -109,15 +118,13 @@ class Bank:
     def _choose_place(self) -> Place:
         decoded = 3 * int(self.index.size_at(self.magnification, self.ids).prod(1).sum())
         share = RESIDENT_SHARE if self.px else SECTIONS_SHARE
-        if self.device.type == "cuda" and decoded <= share * free_bytes(self.device):
-            return "device"
-        room = RESIDENT_SHARE * free_bytes(torch.device("cpu"))
-        if decoded <= room:
-            return "memory"
-        first = int(self.index.slide[self.ids[0]])
-        if self._open(first).is_jpeg(self.magnification) and JPEG_SHARE * decoded <= room:
-            return "encoded"
-        return "files"
+        card = share * free_bytes(self.device) if self.device.type == "cuda" else 0.0
+        host = RESIDENT_SHARE * free_bytes(torch.device("cpu"))
+        place = place_for(decoded, card, host)
+        if place != "encoded":
+            return place
+        first = self._open(int(self.index.slide[self.ids[0]]))
+        return place if first.is_jpeg(self.magnification) else "files"
 
     def _by_slide(self) -> Iterator[tuple[int, np.ndarray]]:
         """Slides with tiles in the bank, and the ids of those tiles."""

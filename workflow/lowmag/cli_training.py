@@ -20,7 +20,7 @@ def add_commands(commands) -> None:
     parser.add_argument("--tiles", type=Path, required=True, help="folder of tile files")
     parser.add_argument("--splits", type=Path, required=True, help="splits.csv")
     parser.add_argument(
-        "--out", type=Path, required=True, help="folder of one HDF5 per student magnification"
+        "--out", type=Path, required=True, help="folder of targets.json and one folder per grid of students"
     )
     parser.add_argument("--threads", type=int, default=2)
     add_options(parser, "(see study.TargetOptions)")
@@ -30,10 +30,13 @@ def add_commands(commands) -> None:
         "--method", required=True, metavar="JSON", help="loss terms, as under methods in the config"
     )
     parser.add_argument("--unlabelled", type=int, default=0, help="per cent of the unlabelled slides used")
-    said = parser.add_mutually_exclusive_group()
-    said.add_argument("--targets", type=Path, help="HDF5 of the teacher's targets at this magnification")
-    said.add_argument(
-        "--teacher", type=Path, help="model.safetensors of the teacher, with `targets: online` in the options"
+    parser.add_argument("--targets", type=Path, help="folder of the teacher's targets on the student's grid")
+    parser.add_argument("--teacher", type=Path, help="model.safetensors of the teacher (`targets: online`)")
+    parser.add_argument(
+        "--asked",
+        metavar="JSON",
+        help="what the study's students read, as options of `targets`: what --targets lack of it is written "
+        "first, by --teacher",
     )
     parser.add_argument(
         "--initial", type=Path, help="model.safetensors that training begins with (options initial: teacher)"
@@ -145,6 +148,7 @@ def _teacher_of_team(args: argparse.Namespace) -> int:
 def _student(args: argparse.Namespace) -> int:
     gpus.take()
     from lowmag import train
+    from lowmag.checkpoint import EXIT_UNFINISHED
     from lowmag.parsing import parse_options
     from lowmag.recipe import StudentTraining
     from lowmag.terms import Method
@@ -152,7 +156,23 @@ def _student(args: argparse.Namespace) -> int:
     method = parse_options(Method, args.method, "--method")
     options = parse_options(StudentTraining, args.options)
     source = args.teacher if options.targets == "online" else args.targets
+    if args.asked and options.targets == "cached" and not _supplied(args):
+        return EXIT_UNFINISHED
     return train.train_student(_job(args), options, method, source, args.unlabelled)
+
+
+def _supplied(args: argparse.Namespace) -> bool:
+    """Whether the targets hold what the student reads, after writing what they lacked."""
+    from lowmag.errors import UserError
+    from lowmag.parsing import parse_options
+    from lowmag.study import TargetOptions
+    from lowmag.supply import supply
+    from lowmag.targets import Source
+
+    if not (args.teacher and args.targets):
+        raise UserError("--asked goes with --teacher and --targets: name both, or leave it out")
+    source = Source(args.teacher, args.tiles, args.splits, args.threads)
+    return supply(source, args.targets, parse_options(TargetOptions, args.asked, "--asked"), args.budget)
 
 
 def _targets(args: argparse.Namespace) -> None:

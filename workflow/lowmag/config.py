@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from lowmag.compute import SNAKEMAKE_MB, Compute
 from lowmag.magnification import mpp_of, name_of
 from lowmag.names import REPEATED, problem_of_name
-from lowmag.parsing import line_of, validated
+from lowmag.parsing import from_command_line, line_of, validated
 from lowmag.recipe import (
     OWN_NETWORKS,
     Architecture,
@@ -24,10 +24,9 @@ from lowmag.recipe import (
     is_library,
 )
 from lowmag.sections import QC, Annotations, Check, Demo, Pictures, Section, Splits, Tiles, Tissue
-from lowmag.study import Evaluation, Study, TargetOptions, additions
+from lowmag.study import Evaluation, Study, additions
 from lowmag.terms import LAST_STAGE, Method
 
-TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 DEFAULT_METHODS: dict[str, Any] = {
     "labels-only": {"cross_entropy": 1},
     "dipalma2021": {
@@ -293,7 +292,7 @@ class Config(Section):
                 {name: method.terms for name, method in self.methods.items()},
                 {name: self.student_training(name) for name in self.methods},
                 lambda name: {
-                    name_of(m): self._cells(self.student_training(name), m) for m in self.tiles.students
+                    name_of(m): self.cells(self.student_training(name), m) for m in self.tiles.students
                 },
             ),
         )
@@ -311,135 +310,43 @@ class Config(Section):
             own["augment"] = common["augment"] | own["augment"]
         return StudentTraining.model_validate(common | own)
 
-    def targets_name(self, method: str, magnification: float) -> str:
-        """Name of the targets of a method's students: 1.25x; 1.25x-4 on a grid of its own, of 4 cells.
-
-        1.25x-torchvision-resnet50-64 for a network of its own whose grid is not known here, given 64 px.
-        """
-        name, usual = name_of(magnification), self.students
-        training = self.student_training(method)
-        cells = self._grid(training, magnification)
-        alike = cells == self._grid(usual, magnification)
-        if alike and is_library(training.model):
-            alike = (training.model, training.input) == (usual.model, usual.input)
-        if alike or not self.methods[method].reads_maps or self.teacher.features:  # of one cell for all
-            return name
-        own = re.sub(r"[^A-Za-z0-9]+", "-", f"{training.model}-{self._px(training, name)}")
-        return f"{name}-{cells or own}"
-
     def network_sizes(self) -> list[tuple[str, Architecture, int]]:
         """Section, network and edge of its pictures in pixels, of everything that is trained."""
         sizes: list[tuple[str, Architecture, int]] = [
             ("teacher", self.teacher, self.tiles.tile_px(self.tiles.teacher))
         ]
         for training in (self.student_training(method) for method in self.methods):
-            sizes += [("students", training, self._px(training, name_of(m))) for m in self.tiles.students]
+            sizes += [("students", training, self.px(training, m)) for m in self.tiles.students]
         return sizes
 
     def beginnings(self) -> list[tuple[Architecture, int, int]]:
         """Networks that begin with another's weights, and the edges of its pictures and their own."""
-        found, descending = [], [name_of(m) for m in sorted(self.tiles.students, reverse=True)]
+        found, descending = [], sorted(self.tiles.students, reverse=True)
         of_teacher = None if self.teacher.features else self.tiles.tile_px(self.tiles.teacher)
         for training in (self.student_training(method) for method in self.methods):
             above = of_teacher
-            for px in (self._px(training, name) for name in descending):
+            for px in (self.px(training, magnification) for magnification in descending):
                 if training.initial != "noise" and above:
                     found.append((training, above, px))
                 above = px if training.initial == "higher" else of_teacher
         return found
 
-    def _px(self, training: StudentTraining, name: str) -> int:
-        """Edge of what a student's network sees in pixels, by the name of its targets."""
-        magnification = float(name.split("x")[0])
+    def px(self, training: StudentTraining, magnification: float) -> int:
+        """Edge of what a student's network sees in pixels."""
         seen = magnification if training.input == "native" else self.tiles.teacher
         return self.tiles.tile_px(seen)
 
-    def _grid(self, training: StudentTraining, magnification: float) -> int:
-        """What tells one grid from another: cells per edge, or of sections, which differ, pixels per cell."""
-        if self.tiles.unit == "section":
-            return training.at(mpp_of(magnification)).stride
-        return self._cells(training, magnification)
-
-    def _cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
+    def cells(self, training: StudentTraining, magnification: float, stage: int = LAST_STAGE) -> int:
         """Cells of a student's map; 0 where it has to be measured."""
         if self.tiles.unit == "section" or is_library(training.model):
             return 0
-        px = self._px(training, name_of(magnification))
+        px = self.px(training, magnification)
         return grid_cells(training.at(mpp_of(magnification)), px, stage)
-
-    def target_options(self) -> TargetOptions:
-        """What the teacher has to say for the students of this study."""
-        grids = {name_of(m): self._cells(self.students, m) for m in self.tiles.students}
-        networks: dict[str, StudentTraining] = dict.fromkeys(grids, self.students)
-        measured: dict[str, StudentTraining] = {}
-        measured |= {
-            name_of(m): self.students for m in self.tiles.students if is_library(self.students.model)
-        }
-        earlier: dict[str, dict[str, int]] = {}
-        for method, terms in self.methods.items():
-            training = self.student_training(method)
-            for magnification in self.tiles.students:
-                name = self.targets_name(method, magnification)
-                networks.setdefault(name, training)
-                if name not in grids:
-                    grids[name] = self._cells(training, magnification)
-                    measured |= {name: training} if is_library(training.model) else {}
-                if (term := terms.attention) and term.stage != LAST_STAGE:
-                    cells = self._cells(training, magnification, term.stage)
-                    earlier.setdefault(term.form, {})[name] = cells
-        trainings = [self.student_training(m) for m, terms in self.methods.items() if terms.needs_teacher]
-        views = max((t.augment.n_views for t in trainings if t.targets == "cached"), default=1)
-        if self.teacher.features:
-            return TargetOptions(
-                grids=dict.fromkeys(grids, 1), resizes=["area"], views=1, features=self.teacher.features
-            )
-        # Every form, whatever the methods: one more or less of them then retrains no other. But for earlier
-        # stages, which are costly and hardly ever asked for.
-        return TargetOptions.model_validate(
-            {
-                "grids": grids,
-                "measured": {
-                    name: {"model": training.model, "stride": training.stride, "px": self._px(training, name)}
-                    for name, training in measured.items()
-                },
-                "resizes": ["area", "bicubic", "maxpool"],
-                "attention": ["inside", "outside"],
-                "earlier": earlier,
-                "views": views,
-                "sections": {
-                    name: training.model_dump(include={*Architecture.model_fields} - {"weights"})
-                    for name, training in networks.items()
-                    if self.tiles.unit == "section"
-                },
-            }
-        )
 
 
 def parse_config(content: dict[str, Any]) -> Config:
     """The validated config of a study; raises UserError with one line per problem."""
-    return validated(Config, _from_command_line(content), "config")
-
-
-def _from_command_line(content: Any, key: str = "") -> Any:
-    """The content with nulls and numbers for text, as nested values of Snakemake's `--config` arrive."""
-    if isinstance(content, dict):
-        return {k: _from_command_line(v, key if key in TEXT_KEYS else k) for k, v in content.items()}
-    if isinstance(content, list):
-        return [_from_command_line(value, key) for value in content]
-    if not isinstance(content, str):
-        return content
-    if content == "null":
-        return None
-    return content if key in TEXT_KEYS else _number_or_text(content)
-
-
-def _number_or_text(text: str) -> int | float | str:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+    return validated(Config, from_command_line(content), "config")
 
 
 def schema() -> dict[str, Any]:

@@ -25,6 +25,8 @@ COLUMNS = (
     "gmac_per_tile",
     "gmac_per_mm2",
     "tiles_per_s",
+    "batch_size",
+    "precision",
     "mm2_per_s",
     "read_s_per_slide",
     "read_mb_per_slide",
@@ -44,11 +46,12 @@ def cost_rows(
     """One row for the teacher and one per network of students at each magnification, with the keys `COLUMNS`.
 
     `methods` names, separated by ", ", the methods whose students are that network: of the same arithmetic.
-    tiles_per_s is the median over the runs of the row. A slide is one of `tiles_per_slide` tiles, read at the
-    median seconds and bytes per mm2 of `reading`; without reading times (pictures) the figures per slide are
-    None. The savings are ratios to the teacher: of gmac_per_mm2, of bytes read, and of seconds_per_slide or,
-    without it, of network time per mm2. Of a teacher on features, whose network ran elsewhere, nothing is
-    measured, and computation is as the config states it or None.
+    tiles_per_s is the median over the runs of the row, of batches of `batch_size` in `precision`. A slide is
+    one of `tiles_per_slide` tiles, read at the median seconds and bytes per mm2 of `reading`; without reading
+    times (pictures) the figures per slide are None. The savings are ratios to the teacher: of gmac_per_mm2,
+    of bytes read, and of seconds_per_slide or, without it, of network time per mm2. Of a
+    teacher on features, whose network ran elsewhere, nothing is measured, and computation is as the config
+    states it or None.
     """
     seconds_per_mm2, bytes_per_mm2 = (_reading_per_mm2(reading, name) for name in ("seconds", "bytes"))
     records: dict[Alike, list[dict[str, Any]]] = defaultdict(list)
@@ -71,6 +74,7 @@ def cost_rows(
         tiles_per_s = median(record["tiles_per_s"] for record in of_row)
         mm2_per_tile = of_row[0]["gmac_per_tile"] / of_row[0]["gmac_per_mm2"]
         row |= {"tiles_per_s": tiles_per_s, "mm2_per_s": tiles_per_s * mm2_per_tile}
+        row |= {"batch_size": of_row[0]["batch_size"], "precision": of_row[0].get("precision", "float32")}
         if seconds_per_mm2:
             read = tiles_per_slide * mm2_per_tile * _at(magnification, seconds_per_mm2)
             network = tiles_per_slide / tiles_per_s
@@ -101,7 +105,12 @@ def _records(predictions: Path, group: Group, study: Study) -> list[dict[str, An
 
 
 def _warn_of_mixed_conditions(records: list[dict[str, Any]]) -> None:
-    conditions = sorted({f"{record['device']} with {record['threads']} threads" for record in records})
+    conditions = sorted(
+        {
+            f"{record['device']} with {record['threads']} threads in {record.get('precision', 'float32')}"
+            for record in records
+        }
+    )
     if len(conditions) > 1:
         log.warning(
             "models were timed under different conditions (%s): their speeds do not compare",

@@ -67,9 +67,16 @@ def memory_format(device: torch.device) -> torch.memory_format:
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
+def settled(device: torch.device, precision: Precision) -> Precision:
+    """What a precision means on a device: `auto` is bfloat16 on a GPU, else float32."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context of a forward pass: bfloat16 when asked for, or by itself on a GPU."""
-    reduced = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    reduced = settled(device, precision) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
 
 

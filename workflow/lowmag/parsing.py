@@ -8,6 +8,8 @@ from pydantic import BaseModel, ValidationError
 from lowmag.errors import UserError
 
 SectionType = TypeVar("SectionType", bound=BaseModel)
+# Keys of the config whose values stay text.
+TEXT_KEYS = ("outdir", "slides", "images", "classes", "columns", "folder", "weights")
 
 
 def parse_options(section: type[SectionType], text: str | None, option: str = "--options") -> SectionType:
@@ -37,3 +39,25 @@ def line_of(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return f"  {key}: unknown key{shown}; see config.yaml for the keys there are"
     return f"  {key}: {message}{shown}"
+
+
+def from_command_line(content: Any, key: str = "") -> Any:
+    """The content with nulls and numbers for text, as nested values of Snakemake's `--config` arrive."""
+    if isinstance(content, dict):
+        return {k: from_command_line(v, key if key in TEXT_KEYS else k) for k, v in content.items()}
+    if isinstance(content, list):
+        return [from_command_line(value, key) for value in content]
+    if not isinstance(content, str):
+        return content
+    if content == "null":
+        return None
+    return content if key in TEXT_KEYS else _number_or_text(content)
+
+
+def _number_or_text(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

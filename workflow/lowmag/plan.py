@@ -21,6 +21,7 @@ from lowmag.record import size_of
 from lowmag.sections import NONE, SLIDE, Tissue
 from lowmag.slides import SlideRow
 from lowmag.study import Run, Study
+from lowmag.target_wishes import reads_targets, target_options, targets_name
 from lowmag.trust import require_trust, sha256_of
 
 TEXT = re.compile(r'"(?:[^"\\]|\\.)*"')  # of JSON
@@ -265,17 +266,13 @@ class Plan:
     def _training(self, method: str) -> StudentTraining:
         return self.config.student_training(method)
 
-    def targets_file(self, method: str, magnification: float, seed: int | str) -> str:
-        """Path below `outdir` of the targets of a method's students."""
-        return f"targets/seed{seed}/{self.config.targets_name(method, magnification)}.h5"
-
-    def targets_names(self) -> list[str]:
-        """Names of the targets of a seed, one per grid that students see."""
-        return list(self.config.target_options().grids)
+    def targets_folder(self, method: str, magnification: float, seed: int | str) -> str:
+        """Folder below `outdir` of the targets of a method's students."""
+        return f"targets/seed{seed}/{targets_name(self.config, method, magnification)}"
 
     def target_options(self) -> str:
         """What the teacher has to say, as JSON."""
-        return _compact(self.config.target_options().model_dump())
+        return _compact(target_options(self.config).model_dump())
 
     def study_options(self) -> str:
         """The grid of runs and how it is evaluated, as JSON; methods in the config's order."""
@@ -289,9 +286,9 @@ class Plan:
         """Whether a method compares with the teacher."""
         return self.config.methods[method].needs_teacher
 
-    def asks_online(self, method: str) -> bool:
-        """Whether the students of a method ask the teacher itself, so that no targets are stored for them."""
-        return self.needs_teacher(method) and self.config.student_training(method).targets == "online"
+    def reads_targets(self, method: str) -> bool:
+        """Whether the students of a method compare with stored targets; the others ask the teacher itself."""
+        return reads_targets(self.config, method)
 
     def student_names(self) -> list[str]:
         """Names of the students' magnifications, highest first."""

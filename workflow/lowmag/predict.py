@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from lowmag.attention_pool import AttentionPool, load_slide_head
 from lowmag.bank import Bank
-from lowmag.device import device_name, pick_device
+from lowmag.device import autocast, device_name, inference_batch, memory_format, pick_device, settled
 from lowmag.errors import UserError
 from lowmag.index import index_tiles
 from lowmag.model_inputs import Given, Source, give, tile_vectors
@@ -23,7 +23,7 @@ from lowmag.networks import Network, count_gmac, count_parameters
 from lowmag.publish import publishing, write_json
 from lowmag.splits import read_splits
 
-TIMED_BATCH = 32
+PRECISION = "auto"  # as training has it by itself
 TIMED_SECONDS = 1.0
 TIMED_AT_LEAST = 3
 
@@ -63,7 +63,8 @@ def write_predictions(
     """
     beside = beside or Beside()
     network, spec = load_model(model)
-    network.to(pick_device(threads))
+    device = pick_device(threads)
+    network.to(device).to(memory_format=memory_format(device))
     rows = [row for row in read_splits(splits) if row.split in ("val", "test")]
     index = index_tiles(tiles, rows, spec.classes)
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
@@ -110,7 +111,14 @@ def _stated_cost(given: Given, patch_gmac: float | None) -> dict[str, Any]:
 def predict_tiles(network: Network, given: Given) -> np.ndarray:
     """Class probabilities of tiles, (n, K) float32."""
     batches = given.batches(network.head.weight.device)
-    return torch.cat([network(x)[1].float().softmax(1) for x in batches]).cpu().numpy()
+    return torch.cat([logits_of(network, x).softmax(1) for x in batches]).cpu().numpy()
+
+
+def logits_of(network: Network, x: torch.Tensor) -> torch.Tensor:
+    """Logits (N, K) float32 of what a network is given, its map computed in the precision of training."""
+    with autocast(x.device, PRECISION):
+        maps = network.backbone(x)
+    return network.classify(maps.float())
 
 
 @torch.inference_mode()
@@ -136,9 +144,12 @@ def _by_slide(given: Given, values: np.ndarray) -> list[np.ndarray]:
 
 
 def timed_pictures(spec: ModelSpec, bank: Bank) -> torch.Tensor:
-    """What speed is measured on, (n, H, W, 3) uint8: a batch of noise; of sections the one of mean area."""
+    """What speed is measured on, (n, H, W, 3) uint8: a batch of noise as large as those that are predicted.
+
+    Of sections the one of mean area.
+    """
     if spec.tile_px:
-        shape = (TIMED_BATCH, spec.tile_px, spec.tile_px, 3)
+        shape = (inference_batch(spec.network_px), spec.tile_px, spec.tile_px, 3)
         return torch.randint(0, 256, shape, dtype=torch.uint8, device=bank.device)
     area = bank.index.size_at(spec.magnification, bank.ids).prod(1)
     middle = bank.ids[[np.abs(area - area.mean()).argmin()]]
@@ -156,7 +167,7 @@ def cost(network: Network, spec: ModelSpec, tiles: torch.Tensor, threads: int) -
     began = time.perf_counter()
     while len(seconds) < TIMED_AT_LEAST + 1 or time.perf_counter() - began < TIMED_SECONDS:
         start = time.perf_counter()
-        network(prepare(tiles, spec))
+        logits_of(network, prepare(tiles, spec))
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -177,6 +188,7 @@ def cost(network: Network, spec: ModelSpec, tiles: torch.Tensor, threads: int) -
         "device": device_name(device),
         "threads": threads,
         "batch_size": len(tiles),
+        "precision": settled(device, PRECISION),
         "n_timed": len(seconds) - 1,
     }
 

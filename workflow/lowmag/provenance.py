@@ -98,11 +98,14 @@ def timing_conditions(results: Path, study: Study) -> str:
     """Where the networks were timed, from cost.json of the predictions."""
     paths = [results / "predictions" / model / "cost.json" for model in study.models]
     found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
-    return " and ".join(
-        _distinct(
-            f"{cost['device']} ({count(cost['threads'], 'thread')})" for cost in found if "device" in cost
-        )
+    timed = [cost for cost in found if "device" in cost]
+    sizes = sorted({cost["batch_size"] for cost in timed})
+    batches = " to ".join(str(size) for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    conditions = _distinct(
+        f"{cost['device']} ({count(cost['threads'], 'thread')}, {cost.get('precision', 'float32')})"
+        for cost in timed
     )
+    return " and ".join(conditions) + (f", in batches of {batches} tiles" if batches else "")
 
 
 def _distinct(texts: Any) -> list[str]:

@@ -30,6 +30,7 @@ TEXT = {
     "term",
     "model",
     "methods",
+    "precision",
     "not_worse",
     "low_enough",
 }

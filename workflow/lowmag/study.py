@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -55,6 +55,12 @@ class MeasuredGrid(Section):
     px: int = Field(description="edge of its pictures, pixels")
 
 
+Dataset = Annotated[
+    str,
+    Field(pattern=r"^(logits|features/(maxpool|bicubic|area)|attention/(inside|outside)(-[23])?)$"),
+]
+
+
 class TargetOptions(Section):
     """What the teacher says of a tile and in which shape: what the `targets` command takes as options."""
 
@@ -67,11 +73,9 @@ class TargetOptions(Section):
     measured: dict[str, MeasuredGrid] = Field(
         default={}, description="networks whose grid is not known before they are there, by the same names"
     )
-    resizes: list[Literal["maxpool", "bicubic", "area"]] = Field(
-        default=[], description="forms of the feature map to store"
-    )
-    attention: list[Literal["inside", "outside"]] = Field(
-        default=[], description="forms of the attention map to store"
+    reads: dict[str, list[Dataset]] = Field(
+        default={},
+        description="what is stored, by the same names: logits, features/FORM, attention/FORM",
     )
     earlier: dict[str, dict[str, int]] = Field(
         default={},

@@ -1,26 +1,29 @@
-"""`targets/seed{s}/{mag}x.h5`: what a teacher says of the training tiles, on one student's grid.
+"""`targets/seed{s}/{mag}x/*.h5`: what a teacher says of the training tiles, on one student's grid.
 
-Layout (schema `lowmag-targets`, version 2); N tiles in the order of the train slides' index, V
-views in the numbering of `augment`, K classes, C channels, h x h cells:
+A file for each dataset that a method reads: `logits.h5`, `features-area.h5`, `attention-inside-2.h5`. So one
+more is written without touching the others, and each can be deleted by itself. Layout (schema
+`lowmag-targets`, version 3); N tiles in the order of the train slides' index, V views in the numbering of
+`augment`, K classes, C channels, h x h cells:
 
-- root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256` and
-  `complete`, which is written last;
+- root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256`, `asked`
+  (JSON of what decides on the grid) and `complete`, which is written last;
 - `slide_id`, `count`: the slides in order and the tiles of each;
 - `head/weight (K, C) float32`, `head/bias (K,) float32`: the teacher's last layer;
-- `logits (N, V, K) float32`; `features/{maxpool|bicubic|area} (N, V, C, h, h) float16`;
-  `attention/{inside|outside} (N, V, K, h, h) float16`, and of earlier stages, on the student's grid there,
-  `attention/{inside|outside}{-2|-3}` where a method asks for them.
+- `values`: of `logits` (N, V, K) float32; of `features-{maxpool|bicubic|area}` (N, V, C, h, h) float16; of
+  `attention-{inside|outside}` (N, V, K, h, h) float16, and of earlier stages, on the student's grid there,
+  `attention-{inside|outside}{-2|-3}`.
 
-Of a teacher on features computed elsewhere: `logits (N, 1, K)`, `features/area (N, 1, D, 1, 1)` and the root
+Of a teacher on features computed elsewhere: `logits` (N, 1, K), `features-area` (N, 1, D, 1, 1) and the root
 attribute `every_view`: the one view stored is what is said of all 8.
 
 Arrays are contiguous, so that a tile's view is one read at a known place of the file.
 
 Of sections `grid` is 0, `cells (N, 2) int64` holds rows and columns of each (`cells-2`, `cells-3` at earlier
 stages), and a form of map is one row of numbers, as `section_maps` says, with the attribute `channels`.
-Version 1 knew no sections.
+Versions 1 and 2 were one file of all forms.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -39,16 +42,45 @@ from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec
 from lowmag.prefetch import one_ahead
 from lowmag.section_maps import CHANNELS, SectionMaps, cells_name, stage_of
+from lowmag.study import TargetOptions
 from lowmag.terms import ATTENTION, FEATURES, HEAD, LAST_STAGE, LOGITS, Method
 
 CELLS = cells_name(LAST_STAGE)
 SCHEMA = "lowmag-targets"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RESIDENT_SHARE = 0.4  # of the free memory of a GPU; tiles and network have the rest
 EVERY_VIEW = "every_view"
 N_VIEWS = 8
 CURE = "delete it and rerun `lowmag targets`"
+VALUES = "values"
+RECORD = "targets.json"  # beside the folders of a seed: of which teacher and tiles they are
 Stored = dict[str, Tensor]  # by the name of the dataset, for some tiles (n, ...)
+
+
+def file_of(folder: Path, dataset: str) -> Path:
+    """The file of a dataset: features-area.h5 of features/area."""
+    return folder / f"{dataset.replace('/', '-')}.h5"
+
+
+def asked_of(options: TargetOptions, name: str, dataset: str) -> str:
+    """JSON of what decides on the values of a dataset beside teacher, tiles and views: the student's grid."""
+    network = options.sections.get(name)
+    form = dataset.split("/")[-1]
+    content = {
+        "grid": options.grids[name],
+        "earlier": options.earlier.get(form, {}).get(name),
+        "network": network.model_dump(include={"model", "stride"}) if network else None,
+    }
+    return json.dumps(content, sort_keys=True)
+
+
+def holds_targets(path: Path) -> bool:
+    """Whether a file is one of targets, of whatever version; not when it is damaged."""
+    try:
+        with open_hdf5(path, "targets", CURE, is_own=True) as file:
+            return file.attrs.get("schema") == SCHEMA
+    except UserError:
+        return False
 
 
 class Targets:
@@ -59,14 +91,19 @@ class Targets:
 
     def __init__(self, path: Path, method: Method, device: torch.device) -> None:
         self.path, self._device = path, device
-        with open_hdf5(path, "targets", CURE, is_own=True) as file:
-            self.attributes = _checked_attributes(file, path)
-            names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
-            self._slides = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
-            names = [name for name in method.reads if name != HEAD]
-            arrays = {name: self._opened(file, name) for name in names}
-            self._cells = np.asarray(file[CELLS]) if CELLS in file else None
-            self._head = _read_head(file, path, device) if HEAD in method.reads else None
+        if path.is_file():
+            raise UserError(f"targets {path} are one file, expected a folder of one per dataset; {CURE}")
+        arrays: dict[str, Any] = {}
+        self.attributes: dict[str, Any] = {}
+        self._cells: np.ndarray | None = None
+        for name in [name for name in method.reads if name != HEAD]:
+            if not (file := file_of(path, name)).is_file():
+                raise UserError(f"targets {path} hold no {name}, which is asked of them; {CURE}")
+            with open_hdf5(file, "targets", CURE, is_own=True) as opened:
+                self._take_attributes(opened, file)
+                arrays[name] = self._opened(opened, name)
+                self._cells = np.asarray(opened[CELLS]) if CELLS in opened else None
+                self._head = _read_head(opened, file, device) if HEAD in method.reads else None
         room = RESIDENT_SHARE * free_bytes(device)
         # A section's maps are found by the host, and are copied in a fraction of the section's step.
         fits = self._cells is None and sum(a.nbytes for a in arrays.values()) <= room
@@ -74,6 +111,17 @@ class Targets:
         self._arrays: dict[str, Any] = arrays
         if self._resident:
             self._arrays = {name: torch.from_numpy(np.array(a)).to(device) for name, a in arrays.items()}
+
+    def _take_attributes(self, file: h5py.File, path: Path) -> None:
+        """Take those of a dataset; raises UserError unless they are those of the datasets before it."""
+        found = checked_attributes(file, path)
+        names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
+        found["slides and tiles"] = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
+        for name in ("teacher_sha256", "slides and tiles", "grid") if self.attributes else ():
+            if found[name] != self.attributes[name]:
+                raise UserError(f"targets {path} have another {name} than those beside them; {CURE}")
+        found["views"] = min(int(found["views"]), self.attributes.get("views", N_VIEWS))
+        self.attributes = found
 
     @property
     def n_views(self) -> int:
@@ -119,7 +167,7 @@ class Targets:
         found = {
             "classes": [str(name) for name in self.attributes["classes"]],
             "magnification": float(self.attributes["magnification"]),
-            "slides and tiles": self._slides,
+            "slides and tiles": self.attributes["slides and tiles"],
             "grid": _plain(grid),
             "channels": self.channels or channels,
         }
@@ -167,11 +215,12 @@ class Targets:
         return self._device if self._resident else torch.device("cpu")
 
     def _opened(self, file: h5py.File, name: str) -> Any:
-        dataset = _stored(file, name, self.path)
-        array = _mapped(self.path, dataset)
+        path = file_of(self.path, name)
+        dataset = _stored(file, VALUES, path)
+        array = _mapped(path, dataset)
         if CELLS not in file or name == LOGITS:
             return array
-        cells = np.asarray(_stored(file, cells_name(stage_of(name)), self.path))
+        cells = np.asarray(_stored(file, cells_name(stage_of(name)), path))
         channels: Any = dataset.attrs[CHANNELS]
         return SectionMaps(array, cells, int(channels), self.n_views)
 
@@ -195,7 +244,8 @@ def _picked(array: Any, ids: Tensor, views: Tensor) -> Tensor:
     return torch.from_numpy(array[ids.numpy(), views.numpy()])
 
 
-def _checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+def checked_attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    """The root attributes of a targets file; raises UserError when it is none, or is not complete."""
     found: dict[str, Any] = dict(file.attrs)
     if found.get("schema") != SCHEMA:
         raise UserError(f"{path} has schema {found.get('schema')!r}, expected {SCHEMA!r}: not a targets file")

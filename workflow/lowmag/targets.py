@@ -1,10 +1,14 @@
 """What a teacher says of every training tile in every view, stored once for all students of its seed."""
 
 import logging
+import math
+import os
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -16,6 +20,7 @@ from lowmag.augment import dihedral
 from lowmag.bank import Bank
 from lowmag.device import expect_any_size, inference_batch, memory_format, pick_device
 from lowmag.errors import UserError
+from lowmag.fingerprint import code_fingerprint
 from lowmag.hdf5 import publishing_hdf5
 from lowmag.index import TileIndex, index_tiles
 from lowmag.losses import NO_LABEL
@@ -24,75 +29,148 @@ from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec, prepare, weights_sha256
 from lowmag.networks import FEATURES_MODEL, Network, build, map_cells
 from lowmag.patch_features import features_of_tiles
+from lowmag.publish import publishing, write_json
 from lowmag.recipe import Architecture
 from lowmag.section_maps import cells_name, section_cells, stage_of, store_maps
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
-from lowmag.target_file import EVERY_VIEW, SCHEMA, SCHEMA_VERSION
+from lowmag.target_file import (
+    EVERY_VIEW,
+    RECORD,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VALUES,
+    asked_of,
+    file_of,
+    holds_targets,
+)
 from lowmag.teaching import Asked, Wish, load_teacher, say
-from lowmag.terms import HEAD, LAST_STAGE, earlier_form
+from lowmag.terms import FEATURES, HEAD, LAST_STAGE, LOGITS, earlier_form
 
 LOG_EVERY_S = 10.0
 FEATURES_AT_ONCE = 4096
+Files = Mapping[tuple[str, str], h5py.File]  # by the student's grid and the dataset
+Batch = tuple[int, dict[str, list[TargetsBatch]]]  # its first tile, and by grid what is said, one per view
 
 logger = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """Raised when writing was to stop before its end."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who speaks of what: a teacher's model file, tile files and splits, and the threads to use."""
+
+    teacher: Path
+    tiles: Path
+    splits: Path
+    threads: int = 1
 
 
 def write_targets(
     teacher: Path, tiles: Path, splits: Path, out: Path, options: TargetOptions, threads: int
 ) -> None:
-    """Write `out/{magnification}.h5` of every student's grid; the teacher sees each tile once per view.
+    """Write all that `options` ask for in place of what `out` held, as `target_file` says.
 
-    Tiles are those of all train slides, labelled and unlabelled. The format is that of `target_file`.
+    Tiles are those of all train slides, labelled and unlabelled; `out/targets.json` says which those are, and
+    which teacher spoke.
     """
-    options = _measured(options)
-    network, spec = load_teacher(teacher)
-    device = pick_device(threads)
+    source = Source(teacher, tiles, splits, threads)
+    load_teacher(teacher)  # before anything is deleted
+    for path in (*out.glob("*/*.h5"), *out.glob("*.h5")):  # of other tiles, and of methods that are gone
+        if holds_targets(path):
+            path.unlink()
+    index = add_targets(source, out, measured(options))
+    record = {"teacher_sha256": weights_sha256(teacher), "tiles": index.n, "tiles_identity": index.identity}
+    write_json(out / RECORD, record | {"code": code_fingerprint("targets")})
+
+
+def add_targets(
+    source: Source, out: Path, options: TargetOptions, stopped: Callable[[], bool] = lambda: False
+) -> TileIndex:
+    """The index of the tiles, after `out/{student's grid}/{dataset}.h5` were written, each when it is whole.
+
+    The teacher sees each tile once per view. Raises StoppedError when `stopped` says so, and writes nothing.
+    """
+    network, spec = load_teacher(source.teacher)
+    device = pick_device(source.threads)
     network.to(device).to(memory_format=memory_format(device))
-    index = index_tiles(tiles, [row for row in read_splits(splits) if row.split == "train"], spec.classes)
+    rows = [row for row in read_splits(source.splits) if row.split == "train"]
+    index = index_tiles(source.tiles, rows, spec.classes)
     if index.n == 0:
-        raise UserError(f"the train slides of {splits} have no tiles; see results/check.tsv and the overlays")
+        raise UserError(
+            f"the train slides of {source.splits} have no tiles; see results/check.tsv and the overlays"
+        )
+    digest = weights_sha256(source.teacher)
     if spec.model == FEATURES_MODEL:
-        _write_from_features(network, index, out, options, weights_sha256(teacher), spec)
-        return
-    # Every tile is used once, so there is nothing to gain from holding them.
-    bank = Bank(index, np.arange(index.n), spec.magnification, device, threads=threads, place="files")
-    digest = weights_sha256(teacher)
-    if index.unit == "section":
-        expect_any_size()
+        said, alike = _said_of_features(network, index, options), {}
+    else:
+        # Every tile is used once, so there is nothing to gain from holding them.
+        every = np.arange(index.n)
+        bank = Bank(index, every, spec.magnification, device, threads=source.threads, place="files")
+        if index.unit == "section":
+            expect_any_size()
+        said, alike = _said(network, spec, bank, options), _alike(network, spec, options)
     with ExitStack() as stack:
-        files = {name: _create(stack, out / f"{name}.h5", index, options) for name in options.grids}
-        _write_behind(files, _said(network, spec, bank, options), index.n)
-        for name, file in files.items():
+        files = {
+            (name, dataset): _create(stack, out, (name, dataset), index, options)
+            for name, datasets in options.reads.items()
+            for dataset in datasets
+            if (name, dataset) not in alike
+        }
+        _write_behind(files, _until(stopped, said), index.n)
+        for (name, _), file in files.items():
             _store_head(file, network)
+            file.attrs[EVERY_VIEW] = spec.model == FEATURES_MODEL
             _finish(file, name, spec, options, digest)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # a student that trains next looks how much is free
+    for (name, dataset), same in alike.items():
+        _link(file_of(out / name, same), file_of(out / name, dataset))
+    return index
 
 
 @torch.inference_mode()
-def _write_from_features(
-    network: Network, index: TileIndex, out: Path, options: TargetOptions, digest: str, spec: ModelSpec
-) -> None:
-    """Write what a head on features says: logits and a map of one cell, which hold for every view."""
+def _said_of_features(network: Network, index: TileIndex, options: TargetOptions) -> Iterator[Batch]:
+    """What a head on features says: logits and a map of one cell, which hold for every view."""
     if options.features is None:
         raise UserError("the teacher is a head on features; give their folder as `features` in the options")
     found = features_of_tiles(Path(options.features), index, channels=network.head.in_features)
     features = torch.from_numpy(found.values)
     device = next(network.parameters()).device
-    with ExitStack() as stack:
-        files = {name: _create(stack, out / f"{name}.h5", index, options) for name in options.grids}
-        for start in range(0, index.n, FEATURES_AT_ONCE):
-            maps, logits = network(features[start : start + FEATURES_AT_ONCE, :, None, None].to(device))
-            labels = logits.new_full((len(logits),), NO_LABEL, dtype=torch.long)
-            said = TargetsBatch(labels, logits.float(), {"area": maps})
-            for file in files.values():
-                _write(file, start, [said], index.n)
-        for name, file in files.items():
-            _store_head(file, network)
-            file.attrs[EVERY_VIEW] = True
-            _finish(file, name, spec, options, digest)
+    for start in range(0, index.n, FEATURES_AT_ONCE):
+        maps, logits = network(features[start : start + FEATURES_AT_ONCE, :, None, None].to(device))
+        labels = logits.new_full((len(logits),), NO_LABEL, dtype=torch.long)
+        said = TargetsBatch(labels, logits.float(), {"area": maps})
+        yield start, {name: [said] for name in options.grids}
 
 
-def _measured(options: TargetOptions) -> TargetOptions:
+def _alike(network: Network, spec: ModelSpec, options: TargetOptions) -> dict[tuple[str, str], str]:
+    """Forms of the map that are another one, by grid and dataset: on the teacher's own nothing is resized."""
+    if options.sections:
+        return {}
+    own = map_cells(network, Architecture(model=spec.model, stride=spec.stride), spec.network_px)
+    found = {}
+    for name, datasets in options.reads.items():
+        forms = [dataset for dataset in datasets if dataset.startswith(f"{FEATURES}/")]
+        if options.grids[name] == own:
+            found |= {(name, form): forms[0] for form in forms[1:]}
+    return found
+
+
+def _link(stored: Path, other: Path) -> None:
+    """Make `other` the same file as `stored`; a copy where the file system has no such links."""
+    with publishing(other) as temporary:
+        temporary.unlink()
+        try:
+            os.link(stored, temporary)
+        except OSError:
+            shutil.copyfile(stored, temporary)
+
+
+def measured(options: TargetOptions) -> TargetOptions:
     """The options with the grids of networks of torchvision or timm, found by passes of zeros."""
     found = {}
     for name, student in options.measured.items():
@@ -101,9 +179,14 @@ def _measured(options: TargetOptions) -> TargetOptions:
     return options.model_copy(update={"grids": {**options.grids, **found}})
 
 
-def _said(
-    network: Network, spec: ModelSpec, bank: Bank, options: TargetOptions
-) -> Iterator[tuple[int, dict[str, list[TargetsBatch]]]]:
+def _until(stopped: Callable[[], bool], said: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in said:
+        yield batch
+        if stopped():
+            raise StoppedError
+
+
+def _said(network: Network, spec: ModelSpec, bank: Bank, options: TargetOptions) -> Iterator[Batch]:
     """First tile of a batch, and by student what the teacher says of the batch, one entry per view."""
     batch_size = inference_batch(spec.network_px)
     began = logged = time.monotonic()
@@ -138,8 +221,7 @@ def _wish(options: TargetOptions, spec: ModelSpec, pictures: Tensor) -> Wish:
 
     return Asked(
         grids={name: grid(name, LAST_STAGE) for name in options.grids},
-        resizes=options.resizes,
-        attention=options.attention,
+        reads=options.reads,
         earlier={
             form: {name: grid(name, earlier_form(form)[1]) for name in grids}
             for form, grids in options.earlier.items()
@@ -147,9 +229,7 @@ def _wish(options: TargetOptions, spec: ModelSpec, pictures: Tensor) -> Wish:
     )
 
 
-def _write_behind(
-    files: dict[str, h5py.File], said: Iterator[tuple[int, dict[str, list[TargetsBatch]]]], n: int
-) -> None:
+def _write_behind(files: Files, said: Iterator[Batch], n: int) -> None:
     """Write what is said of every batch in the background, while the teacher looks at the next one."""
     with ThreadPoolExecutor(1) as background:
         writing: Future[None] | None = None
@@ -161,21 +241,32 @@ def _write_behind(
             writing.result()
 
 
-def _write_batch(
-    files: dict[str, h5py.File], start: int, batch: dict[str, list[TargetsBatch]], n: int
-) -> None:
-    for name, views in batch.items():
-        _write(files[name], start, views, n)
+def _write_batch(files: Files, start: int, batch: dict[str, list[TargetsBatch]], n: int) -> None:
+    for (name, dataset), file in files.items():
+        _store(file, dataset, start, [_part(view, dataset) for view in batch[name]], n)
 
 
-def _create(stack: ExitStack, path: Path, index: TileIndex, options: TargetOptions) -> h5py.File:
-    file = stack.enter_context(publishing_hdf5(path))
+def _part(said: TargetsBatch, dataset: str) -> Tensor:
+    """The part of what is said that a dataset holds."""
+    if dataset == LOGITS:
+        assert said.logits is not None
+        return said.logits
+    kind, form = dataset.split("/")
+    return (said.features if kind == FEATURES else said.attention)[form]
+
+
+def _create(
+    stack: ExitStack, out: Path, place: tuple[str, str], index: TileIndex, options: TargetOptions
+) -> h5py.File:
+    name, dataset = place
+    file = stack.enter_context(publishing_hdf5(file_of(out / name, dataset)))
     file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
+    file.attrs["asked"] = asked_of(options, name, dataset)
     file.create_dataset("slide_id", data=[slide.slide_id.encode() for slide in index.slides])
     file.create_dataset("count", data=index.counts)
-    if network := options.sections.get(path.stem):
-        size = index.size_at(_magnification(path.stem))
-        for stage in {LAST_STAGE, *(earlier_form(form)[1] for form in options.earlier)}:
+    if network := options.sections.get(name):
+        size = index.size_at(_magnification(name))
+        for stage in {LAST_STAGE, stage_of(dataset)}:
             file.create_dataset(cells_name(stage), data=section_cells(network, size, stage))
     return file
 
@@ -184,43 +275,34 @@ def _magnification(name: str) -> float:
     return float(name.split("x")[0])  # of 1.25x or 1.25x-4
 
 
-def _write(file: h5py.File, start: int, views: list[TargetsBatch], n: int) -> None:
-    first = views[0]
-    assert first.logits is not None
-    _store(file, "logits", start, [view.logits for view in views if view.logits is not None], n)
-    stored: dict[int, str] = {}
-    for form, maps in first.features.items():
-        name = f"features/{form}"
-        first_name = stored.setdefault(id(maps), name)
-        if first_name == name:
-            _store(file, name, start, [view.features[form] for view in views], n)
-        elif name not in file:  # on the teacher's own grid nothing is resized: one array under several names
-            file[name] = file[first_name]
-    for relu in first.attention:
-        _store(file, f"attention/{relu}", start, [view.attention[relu] for view in views], n)
-
-
 def _store(file: h5py.File, name: str, start: int, views: list[Tensor], n: int) -> None:
-    dtype = torch.float32 if name == "logits" else torch.float16  # before it is copied
-    if name != "logits" and (cells := file.get(cells_name(stage_of(name)))) is not None:
+    dtype = torch.float32 if name == LOGITS else torch.float16  # before it is copied
+    _refuse_divergence(name, start, views, dtype)
+    if name != LOGITS and (cells := file.get(cells_name(stage_of(name)))) is not None:
         maps = [view.to(dtype).cpu().numpy() for view in views]
-        _refuse_divergence(name, start, maps)
-        store_maps(file, name, start, maps, np.asarray(cells))
+        store_maps(file, VALUES, start, maps, np.asarray(cells))
         return
     values = torch.stack(views, 1).to(dtype).cpu().numpy()  # (B, V, ...)
-    _refuse_divergence(name, start, [values])
-    stored = file.get(name)
+    stored = file.get(VALUES)
     if stored is None:
-        stored = file.create_dataset(name, (n, *values.shape[1:]), values.dtype)  # contiguous: no chunks
+        stored = file.create_dataset(VALUES, (n, *values.shape[1:]), values.dtype)  # contiguous: no chunks
     assert isinstance(stored, h5py.Dataset)
     stored[start : start + len(values)] = values
 
 
-def _refuse_divergence(name: str, start: int, values: Sequence[np.ndarray]) -> None:
-    if not all(np.isfinite(some).all() for some in values):
+def _refuse_divergence(name: str, start: int, views: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Raise UserError for what is no finite number, and for what would be none any more as it is stored."""
+    largest = torch.stack([view.abs().max() for view in views]).max().item()  # NaN where there is any
+    place = f"for tiles {start} to {start + len(views[0]) - 1}"
+    if not math.isfinite(largest):
         raise UserError(
-            f"the teacher's {name} are not finite numbers for tiles {start} to {start + len(values[0]) - 1}; "
-            "its training diverged: lower teacher.lr and train it again"
+            f"the teacher's {name} are not finite numbers {place}; its training diverged: lower teacher.lr "
+            "and train it again"
+        )
+    if largest > (most := torch.finfo(dtype).max):
+        raise UserError(
+            f"the teacher's {name} reach {largest:.3g} {place}, more than the {most:g} that stored targets "
+            "hold: set students.targets: online, or raise teacher.weight_decay and train it again"
         )
 
 

@@ -3,36 +3,33 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lowmag.cam import Relu
 from lowmag.device import Precision, autocast, memory_format
 from lowmag.errors import UserError
 from lowmag.index import TileIndex
-from lowmag.losses import Resize, resize_map
+from lowmag.losses import resize_map
 from lowmag.magnification import name_of
 from lowmag.methods import StudentBatch, TargetsBatch, teacher_targets
 from lowmag.models import ModelSpec, load_model, normalise, weights_sha256
 from lowmag.networks import Network
 from lowmag.stages import teacher_attention
-from lowmag.terms import ATTENTION, FEATURES, HEAD, Method, earlier_form
+from lowmag.terms import ATTENTION, FEATURES, HEAD, Method, earlier_form, earlier_forms, forms_of
 
 Cells = int | tuple[int, int]
 CURE = "delete it and rerun `lowmag teacher`"
 
 
 class Wish(Protocol):
-    """What is asked of a teacher, as `study.TargetOptions`: grids by student, and the forms of its maps."""
+    """What is asked of a teacher, as `study.TargetOptions`: grids, and what is read, by student."""
 
     @property
     def grids(self) -> Mapping[str, Cells]: ...
     @property
-    def resizes(self) -> Sequence[Resize]: ...
-    @property
-    def attention(self) -> Sequence[Relu]: ...
+    def reads(self) -> Mapping[str, Sequence[str]]: ...
     @property
     def earlier(self) -> Mapping[str, Mapping[str, Cells]]: ...
 
@@ -40,10 +37,10 @@ class Wish(Protocol):
 def say(network: Network, pictures: Tensor, wish: Wish) -> dict[str, TargetsBatch]:
     """What a teacher says of pictures as its network is given them, by student; without labels (-1)."""
     outputs = network(pictures)
-    said = {
-        name: teacher_targets(outputs, network.head.weight, cells, resizes=wish.resizes, relus=wish.attention)
-        for name, cells in wish.grids.items()
-    }
+    said = {}
+    for name, cells in wish.grids.items():
+        resizes, relus = (forms_of(wish.reads.get(name, ()), kind) for kind in (FEATURES, ATTENTION))
+        said[name] = teacher_targets(outputs, network.head.weight, cells, resizes=resizes, relus=relus)
     for form, grids in wish.earlier.items():
         relu, stage = earlier_form(form)
         maps = teacher_attention(network, pictures, stage, relu)
@@ -66,8 +63,7 @@ class Asked:
     """What is asked of a teacher about one batch."""
 
     grids: Mapping[str, Cells]
-    resizes: Sequence[Resize]
-    attention: Sequence[Relu]
+    reads: Mapping[str, Sequence[str]]
     earlier: Mapping[str, Mapping[str, Cells]]
 
 
@@ -84,11 +80,8 @@ class OnlineTeacher:
         self.teacher_sha256 = weights_sha256(path)
         self._device = device
         self._precision: Precision = precision
-        forms: list[Any] = [name.split("/") for name in method.reads if "/" in name]
-        self._resizes = [form for kind, form in forms if kind == FEATURES]
-        self._attention = [form for kind, form in forms if kind == ATTENTION and "-" not in form]
-        self._earlier = [form for kind, form in forms if kind == ATTENTION and "-" in form]
-        self._reads_head = HEAD in method.reads
+        self._reads = method.reads
+        self._earlier = earlier_forms(method.reads)
 
     @property
     def channels(self) -> int:
@@ -119,15 +112,14 @@ class OnlineTeacher:
         earlier = {} if student.earlier is None else {"": _cells(student.earlier)}
         wish = Asked(
             grids={"": _cells(student.features)},
-            resizes=self._resizes,
-            attention=self._attention,
+            reads={"": self._reads},
             earlier=dict.fromkeys(self._earlier, earlier),
         )
         # Not in inference mode: autograd keeps what a loss compares with.
         with torch.no_grad(), autocast(self._device, self._precision):
             given = normalise(pictures, self.spec).contiguous(memory_format=memory_format(self._device))
             said = say(self.network, given, wish)[""]
-        head = (self.network.head.weight, self.network.head.bias) if self._reads_head else None
+        head = (self.network.head.weight, self.network.head.bias) if HEAD in self._reads else None
         return replace(said, labels=labels, head=head)
 
 

@@ -18,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -100,6 +101,14 @@ class Team:
 
 
 ALONE = Team()
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what a network itself draws in a step: another one for each process of a team.
+
+    So there is no state to be kept, of no device, and a resumed run draws what it would have drawn.
+    """
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def join(device: torch.device) -> Team:

@@ -139,6 +139,18 @@ class Attention(Term):
         return self.classes == "label"
 
 
+def forms_of(reads: Sequence[str], kind: str) -> list[Any]:
+    """Forms of one kind of map, of the last stage, among what is read: [area] of features/area."""
+    found = [name.split("/")[1] for name in reads if name.startswith(f"{kind}/")]
+    return [form for form in found if "-" not in form]
+
+
+def earlier_forms(reads: Sequence[str]) -> list[str]:
+    """Forms of attention at earlier stages among what is read: [inside-2] of attention/inside-2."""
+    found = [name.split("/")[1] for name in reads if name.startswith(f"{ATTENTION}/")]
+    return [form for form in found if "-" in form]
+
+
 def earlier_form(form: str) -> tuple[Relu, int]:
     """Where the ReLU stands and which stage it is, from the name of an earlier map (`Attention.form`)."""
     return ("inside" if form.startswith("inside") else "outside"), int(form[form.index("-") :])

@@ -1,8 +1,8 @@
 """Training of a teacher or a student: one loop.
 
 A teacher is trained on labels alone; a student on whatever its method compares. Everything random is a
-function of the seed, the epoch and the tile, so a run that was stopped goes on as if it had not been: on the
-CPU with one thread its weights are the same bit for bit.
+function of the seed, the epoch and the tile, dropout of the step, so a run that was stopped goes on as if it
+had not been: on the CPU with one thread its weights are the same bit for bit.
 """
 
 import logging
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from lowmag import chance
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
@@ -34,7 +34,7 @@ from lowmag.recipe import StudentTraining, Teacher, Training
 from lowmag.run_lock import Hold, locked
 from lowmag.run_record import TIME_COLUMNS, is_written, write_metrics, write_run
 from lowmag.stages import split
-from lowmag.team import EXIT_FOR_USER, Team, join, leave, tell
+from lowmag.team import EXIT_FOR_USER, Team, dropout_seed, join, leave, tell
 from lowmag.terms import LAST_STAGE, CrossEntropy, Method
 from lowmag.time_limit import minutes_left
 from lowmag.validation import Validated, is_better, score, validate
@@ -78,7 +78,8 @@ class Progress:
     """How far a run has come: all of it that is not in network and optimiser."""
 
     totals: Tensor  # of each part of the loss over the steps of this epoch
-    bad_step: Tensor  # the first step of this epoch whose loss was not finite, or NO_STEP
+    bad_step: Tensor  # the first step of this epoch whose loss or gradient was not finite, or NO_STEP
+    bad_loss: Tensor  # the loss of that step
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -156,10 +157,11 @@ def run_epoch(lesson: Lesson, progress: Progress, checkpoint: Checkpoint, stop: 
     for first in watched:
         lr = learning_rate(options, progress.epoch * n_steps + progress.step, options.epochs * n_steps)
         parts_of_step = chain([first], islice(watched, n_parts - 1))
-        losses = _step(lesson, plan, progress.step, parts_of_step, lr)
+        losses, gradient = _step(lesson, plan, progress.step, parts_of_step, lr)
         progress.totals += losses
-        bad = (progress.bad_step < 0) & ~losses[0].isfinite()
+        bad = (progress.bad_step < 0) & ~(losses[0] + gradient).isfinite()
         progress.bad_step = torch.where(bad, progress.step, progress.bad_step)
+        progress.bad_loss = torch.where(bad, losses[0], progress.bad_loss)
         progress.step += 1
         progress.seconds = seconds_before + meter.seconds
         stopping = team.any(stop.asked(meter.seconds_per_step))
@@ -207,21 +209,25 @@ def _batch(lesson: Lesson, step: int) -> slice:
     return slice(step * lesson.options.batch_size, (step + 1) * lesson.options.batch_size)
 
 
-def _step(lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Part], lr: float) -> Tensor:
-    """One step of the optimiser on a batch that comes in parts; the parts of the loss, on the device."""
+def _step(
+    lesson: Lesson, plan: EpochPlan, step: int, parts: Iterable[Part], lr: float
+) -> tuple[Tensor, Tensor]:
+    """Parts of the loss and norm of the gradient, on the device, of a step on a batch that comes in parts."""
     options, batch = lesson.options, _batch(lesson, step)
+    torch.manual_seed(dropout_seed(lesson.task.job.seed, lesson.optimizer.n_steps, lesson.team.rank))
     own, size = lesson.team.own(batch), lesson.team.part_size(options.batch_size, options.part_size)
     lesson.optimizer.zero_grad()
     losses = torch.zeros(len(lesson.parts), device=lesson.device)
     for begin, tiles in zip(range(own.start, own.stop, size), parts, strict=True):
         losses += _add_gradients(lesson, plan, Places(slice(begin, begin + size), batch), tiles)
     losses = lesson.team.add_up(lesson.optimizer.parameters, losses)
+    norm = get_total_norm([p.grad for p in lesson.optimizer.parameters if p.grad is not None])
     if options.clip is not None:
-        clip_grad_norm_(lesson.optimizer.parameters, options.clip)
+        clip_grads_with_norm_(lesson.optimizer.parameters, options.clip, norm)
     lesson.optimizer.step(lr)
     if lesson.average:
         lesson.average.renew(lesson.network, lesson.optimizer.n_steps)
-    return losses
+    return losses, norm
 
 
 def _add_gradients(lesson: Lesson, plan: EpochPlan, places: Places, tiles: Part) -> Tensor:
@@ -342,13 +348,14 @@ def _refuse_divergence(lesson: Lesson, plan: EpochPlan, progress: Progress) -> N
         write_text(every, "\n".join(names) + "\n")
         shown += f" and {len(names) - NAMED_TILES} more, all in {every}"
     place = f"epoch {progress.epoch + 1}, step {step + 1} (tiles {shown})"
-    raise UserError(f"the loss is not a finite number in {place}; {CURE}")
+    what = "gradient" if progress.bad_loss.isfinite() else "loss"
+    raise UserError(f"the {what} is not a finite number in {place}; {CURE}")
 
 
 def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     """A new run's progress, or the one of a saved state after putting it into network and optimiser."""
     totals = torch.zeros(len(lesson.parts), device=lesson.device)
-    progress = Progress(totals, torch.tensor(NO_STEP, device=lesson.device))
+    progress = Progress(totals, torch.tensor(NO_STEP, device=lesson.device), totals[0])
     if state is None:
         lesson.board.start(0)
         return progress
@@ -357,7 +364,6 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
     lesson.optimizer.load_state_dict(state["optimizer"])
     if lesson.average:
         lesson.average.load_state_dict(state["average"])
-    torch.set_rng_state(state["random"])
     for name, value in state["progress"].items():
         setattr(progress, name, value)
     progress.totals = progress.totals.to(lesson.device)
@@ -369,13 +375,12 @@ def begin(lesson: Lesson, state: dict[str, Any] | None) -> Progress:
 
 
 def _state(lesson: Lesson, progress: Progress) -> dict[str, Any]:
-    kept = {name: value for name, value in vars(progress).items() if name != "bad_step"}
+    kept = {name: value for name, value in vars(progress).items() if name not in ("bad_step", "bad_loss")}
     return {
         "network": lesson.network.state_dict(),
         "projectors": lesson.projectors.state_dict(),
         "optimizer": lesson.optimizer.state_dict(),
         "average": lesson.average.state_dict() if lesson.average else {},
-        "random": torch.get_rng_state(),
         "progress": kept,
     }
 

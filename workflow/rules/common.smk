@@ -241,10 +241,9 @@ def method_terms(wildcards):
 
 
 def student_targets(wildcards):
-    if not plan.needs_teacher(wildcards.method) or plan.asks_online(wildcards.method):
+    if not plan.reads_targets(wildcards.method):
         return []
-    magnification = float(magnification_number(wildcards))
-    return f"{OUT}/{plan.targets_file(wildcards.method, magnification, wildcards.seed)}"
+    return f"{OUT}/targets/seed{wildcards.seed}/targets.json"
 
 
 def student_run(wildcards):
@@ -271,14 +270,23 @@ def student_weights(wildcards):
 
 
 def student_teacher(wildcards):
-    if not plan.asks_online(wildcards.method):
+    if not plan.needs_teacher(wildcards.method):
         return []
     return f"{OUT}/teacher/seed{wildcards.seed}/model.safetensors"
 
 
-def targets_flag(wildcards, input):
-    files = {"targets": input.targets, "teacher": input.teacher}
-    return " ".join(f"--{k} {shlex.quote(str(v))}" for k, v in files.items() if v)
+def teacher_flags(wildcards, input):
+    flags = {"teacher": input.teacher}
+    if input.targets:
+        magnification = float(magnification_number(wildcards))
+        folder = plan.targets_folder(wildcards.method, magnification, wildcards.seed)
+        flags |= {"targets": f"{OUT}/{folder}", "asked": plan.target_options()}
+    return " ".join(f"--{k} {shlex.quote(str(v))}" for k, v in flags.items() if v)
+
+
+# Of `input`, and so no reason to write targets again: those that are there stay right.
+def options_of_targets(wildcards, input):
+    return plan.target_options()
 
 
 # Of `input`, and so no reason to train again.

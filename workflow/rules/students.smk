@@ -26,13 +26,13 @@ rule student:
         classes=plan.class_names,
         magnification=magnification_number,
         method=method_terms,
-        targets=targets_flag,
+        said=teacher_flags,
         initial=initial_flag,
         options=student_options,
         weights=student_weights,
         code=plan.code("train"),
     shell:
-        "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.targets} {params.initial}"
+        "lowmag student --method {params.method:q} --unlabelled {wildcards.share} {params.said} {params.initial}"
         " --tiles {params.tiles:q} --splits {input.splits:q} --classes {params.classes:q}"
         " --magnification {params.magnification} --seed {wildcards.seed} --out {params.out:q}"
         " --state {params.state:q} --budget {resources.runtime} --threads {threads} {params.tensorboard}"

@@ -37,13 +37,15 @@ rule teacher:
         " --options {params.options:q} > {log:q} 2>&1"
 
 
+# The record stands for the files beside it, which are no outputs: what a method that is added reads beyond them, its
+# students have written themselves, without a new record that would train all others again.
 rule targets:
     input:
         teacher=f"{OUT}/teacher/seed{{seed}}/model.safetensors",
         splits=f"{OUT}/splits.csv",
         tiles=f"{OUT}/tiles.tsv",
     output:
-        [f"{OUT}/targets/seed{{seed}}/{name}.h5" for name in plan.targets_names()],
+        record=f"{OUT}/targets/seed{{seed}}/targets.json",
     log:
         f"{OUT}/logs/targets/seed{{seed}}.log",
     priority: 1
@@ -56,8 +58,8 @@ rule targets:
         runtime=plan.job("targets").runtime,
     params:
         tiles=subpath(input.tiles, strip_suffix=".tsv"),
-        out=subpath(output[0], parent=True),
-        options=plan.target_options(),
+        out=subpath(output.record, parent=True),
+        options=options_of_targets,
         features=plan.features,
         code=plan.code("targets"),
     shell:
