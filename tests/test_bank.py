@@ -71,6 +71,21 @@ def test_every_place_gives_what_the_files_hold(tmp_path: Path, magnification: fl
     assert np.array_equal(gathered(bank, order), np.stack(expected))
 
 
+@pytest.mark.parametrize(("magnification", "px"), [(HIGH, 64), (LOW, 16)])
+def test_a_slide_is_read_in_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, magnification: float, px: int
+) -> None:
+    """On the CPU what is read through is not given back: twice a slide of 25 000 tiles of 64 px is 0.6 GB."""
+    index = index_of(tmp_path)
+    ids = np.array([4, 5, 7, 20, 22, 23])
+    whole = gathered(Bank(index, ids, magnification, CPU, place="memory"), ids)
+    monkeypatch.setattr(bank_module, "READ_PIXELS", 2 * px**2)
+    bank = Bank(index, ids, magnification, CPU, place="memory")
+    assert np.array_equal(gathered(bank, ids), whole)
+    parts = [part for slide, of_slide in bank._by_slide() for part in bank._read_tiles(slide, of_slide)]
+    assert [len(part) for part in parts] == [2, 1, 2, 1]
+
+
 def test_batches_are_whole_but_the_last(tmp_path: Path) -> None:
     index = index_of(tmp_path)
     for place in ("memory", "files"):

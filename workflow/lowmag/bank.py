@@ -23,6 +23,8 @@ RESIDENT_SHARE = 0.5
 SECTIONS_SHARE = 0.125
 # A JPEG of quality 90 is about a sixth of its pixels; a quarter is on the safe side.
 JPEG_SHARE = 0.25
+# Read at a time, 16 tiles of 512 px: on the CPU the process keeps what it read through (`keep_freed_memory`).
+READ_PIXELS = 1 << 22
 STATISTICS_PIXELS = 1 << 24  # 64 tiles of 512 px: enough for the mean, and less than a second
 OPEN_FILES = 256  # a quarter of what a process may usually open
 Place = Literal["device", "memory", "encoded", "files"]
@@ -134,27 +136,34 @@ class Bank:
     def _load_pixels(self) -> None:
         device = self.device if self.place == "device" else torch.device("cpu")
         if not self.px:
-            read = [self._read_slide(slide, ids) for slide, ids in self._by_slide()]
-            self._pixels = Ragged([torch.from_numpy(p).to(device) for pictures in read for p in pictures])
+            found = [picture for part in self._by_slide() for picture in self._read_sections(*part)]
+            self._pixels = Ragged([torch.from_numpy(picture).to(device) for picture in found])
             return
         self._pixels = torch.empty((len(self.ids), self.px, self.px, 3), dtype=torch.uint8, device=device)
         end = 0
         for slide, ids in self._by_slide():
-            pictures = self._read_slide(slide, ids)
-            self._pixels[end : end + len(ids)] = torch.from_numpy(pictures)
-            end += len(ids)
+            for pictures in self._read_tiles(slide, ids):
+                self._pixels[end : end + len(pictures)] = torch.from_numpy(pictures)
+                end += len(pictures)
 
-    def _read_slide(self, slide: int, ids: np.ndarray) -> Sequence[np.ndarray] | np.ndarray:
-        # A whole slide in one read, rows chosen afterwards: h5py picks rows a hundred times slower.
-        rows = self.index.row[ids]
+    def _read_sections(self, slide: int, ids: np.ndarray) -> list[np.ndarray]:
         with TileFile(self.index.path(slide)) as file:
-            if not self.px:
-                return list(self._workers.map(lambda row: file.read(self.magnification, int(row)), rows))
-            if not file.is_jpeg(self.magnification):
-                pictures = file.read_all(self.magnification)
-                return pictures if len(pictures) == len(rows) else pictures[rows]
-            blobs = file.jpegs(self.magnification)
-        return np.stack(list(self._workers.map(self._decode, ids, [blobs[row] for row in rows])))
+            return list(
+                self._workers.map(partial(file.read, self.magnification), self.index.row[ids].tolist())
+            )
+
+    def _read_tiles(self, slide: int, ids: np.ndarray) -> Iterator[np.ndarray]:
+        """Tiles of a slide in parts, (n, H, W, 3) uint8."""
+        at_once = max(1, READ_PIXELS // self.px**2)
+        with TileFile(self.index.path(slide)) as file:
+            blobs = file.jpegs(self.magnification) if file.is_jpeg(self.magnification) else None
+            for start in range(0, len(ids), at_once):
+                some = ids[start : start + at_once]
+                rows = self.index.row[some]
+                if blobs is None:
+                    yield file.read_rows(self.magnification, rows)
+                else:
+                    yield np.stack(list(self._workers.map(self._decode, some, [blobs[row] for row in rows])))
 
     def _load_blobs(self) -> None:
         for slide, ids in self._by_slide():
