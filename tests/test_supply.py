@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 import torch
-from lowmag import cli, run_lock, targets
+from lowmag import cli, run_lock, targets, train
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.models import load_model, save_model
@@ -176,6 +176,17 @@ def command(source: Source, out: Path, folder: Path, **flags) -> list[str]:
         **{"targets": out / "2.5x", "teacher": source.teacher, "asked": MORE.model_dump_json(), **flags},
     }
     return ["student", *(str(part) for k, v in told.items() if v is not None for part in (f"--{k}", v))]
+
+
+def test_what_writing_took_is_no_more_there_for_training(
+    source: Source, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing but the budget tells when a job ends, it would be killed twice as late as it thinks."""
+    left = []
+    monkeypatch.setattr(train, "train_student", lambda job, *_: left.append(job.budget_minutes) or 0)
+    assert cli.main(command(source, out, tmp_path, budget=5)) == 0
+    assert file_of(out / "2.5x", "features/area").exists()
+    assert 0 < left[0] < 5
 
 
 def test_a_student_has_what_it_lacks_written_and_trains(source: Source, out: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 
 from lowmag import gpus, ownership
@@ -156,8 +157,11 @@ def _student(args: argparse.Namespace) -> int:
     method = parse_options(Method, args.method, "--method")
     options = parse_options(StudentTraining, args.options)
     source = args.teacher if options.targets == "online" else args.targets
-    if args.asked and options.targets == "cached" and not _supplied(args):
-        return EXIT_UNFINISHED
+    if args.asked and options.targets == "cached":
+        began = time.monotonic()
+        if not _supplied(args):
+            return EXIT_UNFINISHED
+        args.budget -= (time.monotonic() - began) / 60
     return train.train_student(_job(args), options, method, source, args.unlabelled)
 
 

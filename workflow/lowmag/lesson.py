@@ -61,7 +61,7 @@ class Job:
 class Task:
     """A job and what is trained in it; a teacher is a student of labels alone.
 
-    `targets` is the file that `lowmag targets` wrote, or with `options.targets: online` the teacher's model.
+    `targets` is the folder that `lowmag targets` wrote, or with `targets: online` the teacher's model.
     `must_beat_chance`: what was trained is not kept unless it is better than chance on validation tiles.
     """
 
@@ -276,7 +276,7 @@ def _open_targets(task: Task, device: torch.device) -> Targets | None:
         return None
     online = task.options.targets == "online"
     if task.targets is None:
-        flag = "--teacher, its model.safetensors" if online else "--targets, the HDF5 of this magnification"
+        flag = "--teacher, its model.safetensors" if online else "--targets, the folder of this magnification"
         raise UserError(
             f"the method compares with a teacher ({', '.join(task.method.terms)}); give {flag} that "
             f"`lowmag {'teacher' if online else 'targets'}` wrote"
