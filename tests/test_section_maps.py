@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from itertools import islice
 from pathlib import Path
 
@@ -26,8 +27,9 @@ from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
 from lowmag.stages import teacher_attention
 from lowmag.study import TargetOptions
+from lowmag.supply import supply
 from lowmag.target_file import Targets
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
@@ -111,6 +113,21 @@ def test_cached_is_what_the_teacher_says_of_the_section_in_that_view(cohort: Pat
         )
         scale = earlier.max().item()
         torch.testing.assert_close(cached.attention["inside-2"], earlier, rtol=1e-3, atol=1e-3 * scale)
+
+
+def test_datasets_of_different_views_are_each_read_by_their_own(cohort: Path, tmp_path: Path) -> None:
+    """A study of fewer views keeps files of more, and adds others of its own number beside them."""
+    source = Source(cohort / "teacher/model.safetensors", cohort / "tiles", cohort / "splits.csv")
+    forms = DIPALMA.reads[1:]
+    maps = OPTIONS.model_copy(update={"reads": {"2.5x": forms}, "earlier": {}})
+    write_targets(source.teacher, source.tiles, source.splits, tmp_path, maps, 1)
+    more = {"reads": {"2.5x": ["logits", *forms]}, "views": 4}
+    assert supply(source, tmp_path / "2.5x", maps.model_copy(update=more), math.inf)
+    added, whole = (Targets(folder / "2.5x", DIPALMA, CPU) for folder in (tmp_path, cohort / "targets"))
+    assert added.n_views == 4
+    for told in ((torch.tensor([section]), torch.tensor([3]), torch.tensor([-1])) for section in range(6)):
+        for form, expected in whole.batch(*told).features.items():
+            assert torch.equal(added.batch(*told).features[form], expected)
 
 
 def test_targets_say_the_grid_of_every_section(cohort: Path) -> None:

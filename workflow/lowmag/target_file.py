@@ -222,7 +222,8 @@ class Targets:
             return array
         cells = np.asarray(_stored(file, cells_name(stage_of(name)), path))
         channels: Any = dataset.attrs[CHANNELS]
-        return SectionMaps(array, cells, int(channels), self.n_views)
+        views: Any = file.attrs["views"]  # its own: files beside it may hold fewer
+        return SectionMaps(array, cells, int(channels), int(views))
 
     def _fetch(self, ids: Tensor, views: Tensor) -> Stored:
         if self.holds_every_view:
