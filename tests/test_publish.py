@@ -93,6 +93,20 @@ def test_leftover_of_a_killed_process_is_written_over(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_leftover_that_is_another_output_is_not_written_over(tmp_path):
+    """A process killed while it gave a file a second name (a hard link) leaves the file itself there."""
+    path, other = tmp_path / "out.h5", tmp_path / "other.h5"
+    with publishing(path) as temporary:
+        pass
+    other.write_text("another output")
+    os.link(other, temporary)
+    with publishing(path) as own:
+        own.write_text("new")
+        assert other.read_text() == "another output"
+    assert sorted(tmp_path.iterdir()) == [other, path]
+    assert (other.read_text(), path.read_text()) == ("another output", "new")
+
+
 def test_file_of_a_process_at_work_is_left_alone(tmp_path):
     path = tmp_path / "out.h5"
     writer, theirs = start_writer(path)

@@ -79,6 +79,9 @@ def _temporary(path: Path) -> tuple[int, Path]:
 
 def _is_locked(handle: int, path: Path) -> bool:
     """Whether the open file at `path` is now ours, and empty."""
+    if os.fstat(handle).st_nlink > 1:  # an output under a second name, left by a process that was killed
+        path.unlink(missing_ok=True)
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
