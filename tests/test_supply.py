@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import h5py
 import pytest
 import torch
-from lowmag import cli, run_lock, targets, train
+from lowmag import cli, ownership, run_lock, targets, train
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.models import load_model, save_model
@@ -93,6 +94,19 @@ def test_what_is_added_is_what_would_have_been_written_at_once(
             assert added.attrs["asked"] == whole.attrs["asked"]
 
 
+def test_a_form_on_the_teachers_own_grid_is_the_one_that_is_there(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There nothing is resized: another form takes neither a pass of the teacher nor room."""
+    area = TargetOptions(grids={"2.5x": 8}, reads={"2.5x": ["features/area"]}, views=1)
+    write_targets(source.teacher, source.tiles, source.splits, tmp_path, area, 1)
+    both = area.model_copy(update={"reads": {"2.5x": ["features/area", "features/bicubic"]}})
+    monkeypatch.setattr(targets, "say", lambda *_: pytest.fail("the teacher was asked"))
+    assert supply(source, tmp_path / "2.5x", both, FOREVER)
+    one, other = (file_of(tmp_path / "2.5x", form) for form in both.reads["2.5x"])
+    assert one.samefile(other)
+
+
 def test_deleted_and_damaged_files_are_made_again(source: Source, out: Path) -> None:
     expected = {name: (out / name).read_bytes() for name in stamps(out)}
     (out / "2.5x/logits.h5").unlink()
@@ -144,7 +158,7 @@ def test_another_one_at_work_is_waited_for(
 
 
 def test_a_signal_stops_it_and_nothing_half_written_is_left(
-    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch
+    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     before, original = stamps(out), targets.say
 
@@ -156,9 +170,51 @@ def test_a_signal_stops_it_and_nothing_half_written_is_left(
     assert not supply(source, out / "2.5x", MORE, FOREVER)
     assert stamps(out) == before
     monkeypatch.setattr(targets, "say", original)
+    caplog.clear()
     assert not supply(source, out / "2.5x", MORE, 0)  # no time at all
+    assert "raise compute.students.runtime" in caplog.text
     assert stamps(out) == before
     assert supply(source, out / "2.5x", MORE, FOREVER)
+
+
+def test_a_signal_at_the_very_end_is_not_forgotten(
+    source: Source, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written stays; but the student must not begin to train, whoever sent it waits for its end."""
+    original = targets._finish
+
+    def finish(*told):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(*told)
+
+    monkeypatch.setattr(targets, "_finish", finish)
+    assert not supply(source, out / "2.5x", MORE, FOREVER)
+    assert file_of(out / "2.5x", "features/area").exists()
+
+
+def test_whether_there_is_time_for_a_batch_is_asked_before_it(
+    source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, asked = targets.say, []
+    monkeypatch.setattr(targets, "say", lambda *told: time.sleep(0.1) or original(*told))
+    monkeypatch.setattr(targets, "inference_batch", lambda _: 1)
+    with pytest.raises(targets.StoppedError):
+        targets.add_targets(source, tmp_path, SOFT, lambda ahead: asked.append(ahead) or len(asked) == 3)
+    assert len(asked) == 3
+    assert min(asked) >= 0.2  # two views of a tile
+    assert not stamps(tmp_path)
+
+
+def test_a_student_that_outlived_its_snakemake_adds_nothing(
+    source: Source, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one may have written the targets anew by then, of other tiles."""
+    begun = tmp_path / "begun"
+    begun.write_text("another")
+    monkeypatch.setenv(ownership.RUN, f"{begun}:own")
+    before = stamps(out)
+    assert cli.main(command(source, out, tmp_path)) == 2
+    assert stamps(out) == before
 
 
 def test_a_grid_that_nobody_asks_for_is_refused(source: Source, out: Path) -> None:

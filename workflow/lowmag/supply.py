@@ -37,15 +37,26 @@ def supply(source: Source, targets: Path, options: TargetOptions, budget_minutes
     with Stop(min(budget_minutes, minutes_left())) as stop, locked(out, stop) as hold:
         if not hold.ours:
             return False
-        lacking = _lacking(source, out, measured(options))
-        if not lacking.reads:
-            return True
-        logger.info("writing what is not stored yet: %s", _told(lacking))
-        try:
-            add_targets(source, out, lacking, stop.asked)
-        except StoppedError:
-            logger.info("%s while writing targets", stop.reason)
+        every = measured(options)
+        lacking = _lacking(source, out, every)
+        if lacking.reads and not _added(source, out, every, lacking, stop):
             return False
+        return not stop.signalled()
+
+
+def _added(source: Source, out: Path, every: TargetOptions, lacking: TargetOptions, stop: Stop) -> bool:
+    """Whether what is lacking of `every` dataset was written in time."""
+    logger.info("writing what is not stored yet: %s", _told(lacking))
+    there = {name: {*datasets} - {*lacking.reads.get(name, ())} for name, datasets in every.reads.items()}
+    try:
+        add_targets(source, out, lacking, stop.asked, there)
+    except StoppedError:
+        logger.warning(
+            "%s while writing targets, and nothing of it is kept: where a time limit is too short for it, "
+            "raise compute.students.runtime",
+            stop.reason,
+        )
+        return False
     return True
 
 

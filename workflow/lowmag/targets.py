@@ -5,11 +5,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import h5py
 import numpy as np
@@ -49,6 +50,8 @@ from lowmag.terms import FEATURES, HEAD, LAST_STAGE, LOGITS, earlier_form
 
 LOG_EVERY_S = 10.0
 FEATURES_AT_ONCE = 4096
+Stopped = Callable[[float], bool]  # whether to stop, given the seconds that the next batch takes
+Reads = Mapping[str, Iterable[str]]  # datasets by the student's grid
 Files = Mapping[tuple[str, str], h5py.File]  # by the student's grid and the dataset
 Batch = tuple[int, dict[str, list[TargetsBatch]]]  # its first tile, and by grid what is said, one per view
 
@@ -88,11 +91,16 @@ def write_targets(
 
 
 def add_targets(
-    source: Source, out: Path, options: TargetOptions, stopped: Callable[[], bool] = lambda: False
+    source: Source,
+    out: Path,
+    options: TargetOptions,
+    stopped: Stopped = lambda _: False,
+    there: Reads = MappingProxyType({}),
 ) -> TileIndex:
     """The index of the tiles, after `out/{student's grid}/{dataset}.h5` were written, each when it is whole.
 
-    The teacher sees each tile once per view. Raises StoppedError when `stopped` says so, and writes nothing.
+    The teacher sees each tile once per view, unless all that is wanted is the same as what is `there`.
+    Raises StoppedError when `stopped` says so of the seconds that a batch takes, and then writes nothing.
     """
     network, spec = load_teacher(source.teacher)
     device = pick_device(source.threads)
@@ -112,7 +120,7 @@ def add_targets(
         bank = Bank(index, every, spec.magnification, device, threads=source.threads, place="files")
         if index.unit == "section":
             expect_any_size()
-        said, alike = _said(network, spec, bank, options), _alike(network, spec, options)
+        said, alike = _said(network, spec, bank, options), _alike(network, spec, options, there)
     with ExitStack() as stack:
         files = {
             (name, dataset): _create(stack, out, (name, dataset), index, options)
@@ -120,7 +128,8 @@ def add_targets(
             for dataset in datasets
             if (name, dataset) not in alike
         }
-        _write_behind(files, _until(stopped, said), index.n)
+        if files:
+            _write_behind(files, _until(stopped, said), index.n)
         for (name, _), file in files.items():
             _store_head(file, network)
             file.attrs[EVERY_VIEW] = spec.model == FEATURES_MODEL
@@ -147,16 +156,19 @@ def _said_of_features(network: Network, index: TileIndex, options: TargetOptions
         yield start, {name: [said] for name in options.grids}
 
 
-def _alike(network: Network, spec: ModelSpec, options: TargetOptions) -> dict[tuple[str, str], str]:
+def _alike(
+    network: Network, spec: ModelSpec, options: TargetOptions, there: Reads
+) -> dict[tuple[str, str], str]:
     """Forms of the map that are another one, by grid and dataset: on the teacher's own nothing is resized."""
     if options.sections:
         return {}
     own = map_cells(network, Architecture(model=spec.model, stride=spec.stride), spec.network_px)
     found = {}
     for name, datasets in options.reads.items():
-        forms = [dataset for dataset in datasets if dataset.startswith(f"{FEATURES}/")]
+        every = (*there.get(name, ()), *datasets)
+        forms = [dataset for dataset in every if dataset.startswith(f"{FEATURES}/")]
         if options.grids[name] == own:
-            found |= {(name, form): forms[0] for form in forms[1:]}
+            found |= {(name, form): forms[0] for form in forms[1:] if form in datasets}
     return found
 
 
@@ -179,10 +191,11 @@ def measured(options: TargetOptions) -> TargetOptions:
     return options.model_copy(update={"grids": {**options.grids, **found}})
 
 
-def _until(stopped: Callable[[], bool], said: Iterator[Batch]) -> Iterator[Batch]:
-    for batch in said:
+def _until(stopped: Stopped, said: Iterator[Batch]) -> Iterator[Batch]:
+    began = time.monotonic()
+    for n, batch in enumerate(said, 1):
         yield batch
-        if stopped():
+        if stopped((time.monotonic() - began) / n):
             raise StoppedError
 
 
