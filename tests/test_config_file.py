@@ -168,15 +168,13 @@ def test_the_own_method_is_added_to_a_study_with_what_it_is_held_against(base, a
     alone = parse_config(merged(*names))
     both = parse_config(merged(*names, f"workflow/studies/{added}.yaml"))
     own, labels = (both.student_training(name) for name in ("lowmag", "labels-as-lowmag"))
-    assert own == labels
+    assert own.model_copy(update={"balance": True}) == labels  # it sees no label, so none to draw by
     assert own.cell_um == 2 * alone.teacher.stride * 10 / alone.tiles.teacher
     assert set(both.evaluation.references) <= set(both.methods)
     for name in alone.methods:
         assert both.student_training(name) == alone.student_training(name)
     of_both, of_one = target_options(both), target_options(alone)
-    assert of_both.grids == of_one.grids
-    if base:  # whose methods read the logits already
-        assert of_both == of_one
+    assert of_both.grids.items() >= of_one.grids.items()
 
 
 def test_terms_across_the_batch_are_refused_one_picture_at_a_time():
