@@ -208,10 +208,22 @@ def test_an_outline_that_runs_back_on_itself_is_valid(tmp_path):
         (json.dumps(feature([[[0, 0], [float("inf"), 1], [2, 2]]])), "has the coordinates inf, 1"),
         ("[" * 100_000, "is nested too deeply"),
         ({"type": "Polygon", "coordinates": {"a": 1}}, "has a Polygon without a list of coordinates"),
+        ({"type": "MultiPolygon", "coordinates": [5]}, "has a MultiPolygon of something other than lists"),
+        ({"type": ["Polygon"]}, "is JSON but not GeoJSON (found type None"),
+        ({"type": {"a": 1}}, "is JSON but not GeoJSON (found type None"),
+        ({"type": "x" * 2000}, "is JSON but not GeoJSON (found type '" + "x" * 40 + "',"),
+        (feature(["y" * 2000]), "has coordinates that are not pairs of numbers (could not convert"),
     ],
 )
 def test_what_is_no_geojson_in_pixels_is_refused(tmp_path, content, expected):
-    assert expected in complaint(tmp_path, content)
+    message = complaint(tmp_path, content)
+    assert expected in message
+    assert len(message) < 1000
+
+
+def test_geometry_of_no_type_has_no_area(tmp_path):
+    content = collection({"type": "Feature", "geometry": {"type": ["Polygon"]}}, feature())
+    assert len(read(tmp_path, content).regions) == 1
 
 
 def test_files_too_large_are_refused_before_they_are_parsed(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """The RO-Crate of a study, held against the profiles by the validator of the RO-Crate community."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +116,29 @@ def test_model_that_is_no_longer_of_the_study_stays_out(results, tmp_path):
     assert not list((tmp_path / "crate").rglob("*old-method*"))
     assert "old-method" not in (tmp_path / "crate/ro-crate-metadata.json").read_text()
     assert (tmp_path / "crate/teacher/seed0/model.safetensors").is_file()
+
+
+def test_result_made_anew_after_provenance_is_refused(results, tmp_path, capsys):
+    """The crate would tell another origin of it, and a digest that is not its own."""
+    (results / "evaluation/metrics.tsv").write_text("of other options")
+    assert write(results, tmp_path / "crate") == 2
+    assert "evaluation/metrics.tsv in " in capsys.readouterr().err
+    assert not (tmp_path / "crate").exists()
+
+
+@pytest.mark.parametrize("name", ["crate", "crate.zip"])
+def test_crate_is_there_whole_or_not_at_all(results, tmp_path, monkeypatch, capsys, name):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(tmp_path.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr("rocrate.model.metadata.Metadata.write", full)
+        patched.setattr("rocrate.model.metadata.Metadata.stream", full)
+        assert write(results, tmp_path / name) == 2
+    assert "make room there" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+    assert write(results, tmp_path / name) == 0
 
 
 def test_unfinished_study_and_taken_place_are_refused(results, tmp_path, capsys):

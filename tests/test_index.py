@@ -1,5 +1,7 @@
 """Which files go together, and what a tile's own label says against its slide's."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lowmag.errors import UserError
@@ -79,3 +81,10 @@ def test_sections_have_their_own_sizes(tmp_path):
     other, splits = make_cohort(tmp_path / "b", Cohort(train=("busy", "calm"), sections=[(64, 96), (96, 48)]))
     rows = [row for row in read_splits(splits) if row.split == "train"]
     assert index_tiles(other, rows, CLASSES).identity != index.identity
+
+
+def test_index_takes_the_bytes_that_the_documentation_says(tmp_path):
+    index = indexed(tmp_path)
+    columns = [index.slide, index.row, index.labels, index.flags, *index.coords.T, *index.size.T]
+    page = (Path(__file__).parents[1] / "docs/scale.md").read_text()
+    assert f"| {sum(column.nbytes for column in columns) // index.n} bytes a tile (by the types" in page

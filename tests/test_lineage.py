@@ -34,6 +34,9 @@ def results(tmp_path):
             "verdict": "ok",
         }
         (folder / f"slides/patient-{name}.json").write_text(json.dumps(slide))
+    for model in MODELS:
+        (folder / model).mkdir(parents=True)
+        (folder / model / "run.json").write_text('{"role": "x"}')
     return folder
 
 
@@ -59,7 +62,7 @@ def test_rules_are_timed_by_their_records(tmp_path):
 def test_what_is_no_longer_of_the_study_is_not_told(results, tmp_path):
     (results / "check.tsv").write_text("slide_id\tverdict\npatient-A\tok\n")
     for model in (*MODELS, "students/old/1.25x/u0/seed0", "students/a/1.25x/u0/seed01"):
-        (results / model).mkdir(parents=True)
+        (results / model).mkdir(parents=True, exist_ok=True)
         (results / model / "run.json").write_text('{"role": "x"}')
         record(
             tmp_path / "m",
@@ -111,6 +114,14 @@ def test_anonymised_study_names_no_slide_but_tells_whether_it_is_the_same(result
     before = found["inputs"]["slides_sha256"]
     (results / "slides/patient-A.json").write_text(json.dumps({"slide_id": "patient-A", "source_size": 8}))
     assert written(results, {"qc": {"anonymise": True}})[0]["inputs"]["slides_sha256"] != before
+
+
+@pytest.mark.parametrize("name", ["students/a/1.25x/u0/seed0/run.json", "slides/patient-B.json"])
+def test_study_that_is_partly_deleted_is_not_told_as_whole(results, name):
+    (results / name).unlink()
+    with pytest.raises(UserError, match=f"lacks {name}, of which its study was made"):
+        written(results, {})
+    assert not (results / "provenance.json").exists()
 
 
 def test_missing_results_are_named(tmp_path):

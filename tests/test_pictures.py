@@ -104,6 +104,11 @@ def test_ids_left_out_follow_the_rule(tmp_path, caplog):
         ("image,slide_id,patient_id\na.png,S,P\nb.png,S,Q\n", "a slide belongs to one patient"),
         ("image,slide_id\na.png,s\nb.png,S\n", "differs by case alone from 's' in row 2"),
         (
+            "image,slide_id,patient_id\na.png,s,P1\nb.png,t,p1\n",
+            "row 3, column patient_id: 'p1' differs by case alone from 'P1' in row 2",
+        ),
+        ("image,patient_id\na.png,P\nsub/../a.png,Q\n", "'sub/../a.png' is also in row 2"),
+        (
             "image,patient_id,split\na.png,P,val\nb.png,P,test\n",
             "patient P is in test here and in val in row 2",
         ),

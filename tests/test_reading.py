@@ -74,3 +74,13 @@ def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):
     timings(cohort, 1)
     assert {entry[2:] for entry in seen} == {((edge, edge), (128, 128), False) for edge in (4, 16, 64)}
     assert len(seen) == 1 + 3 * 12  # the first warms up
+
+
+@pytest.mark.skipif(not reading.COUNTERS.is_file(), reason="this system does not count what a process reads")
+def test_asking_for_the_count_is_not_counted(tmp_path):
+    """Its answer is a file of more or fewer digits: two runs would not tell the same bytes."""
+    (tmp_path / "file").write_bytes(bytes(1234))
+    for expected, read in ((0, lambda: None), (1234, (tmp_path / "file").read_bytes)):
+        before = reading.bytes_asked_for()
+        read()
+        assert reading.bytes_asked_for()[0] - before[1] == expected

@@ -26,7 +26,9 @@ from lowmag import (
     tiff,
     tiff_pictures,
 )
+from lowmag import asap as asap_format
 from lowmag.errors import UserError
+from lowmag.exchange import read_coords
 from lowmag.plan import Plan
 from lowmag.slides import read_slides
 from lowmag.splits import read_splits
@@ -121,6 +123,32 @@ def test_hdf5_that_is_more_than_numbers_is_refused(tmp_path, kind):
         TileFile(path)
 
 
+def write_many_texts(path, n: int, length: int):
+    """Coordinates with an attribute of `n` texts, all of which are stored as the same long one."""
+    with h5py.File(path, "w") as file:
+        coords = file.create_dataset("coords", data=np.zeros((1, 2), np.int64))
+        coords.attrs.update({"patch_size": 256, "patch_level": 0})
+        coords.attrs["note"] = np.array(["x" * length, *"b" * (n - 1)], dtype=h5py.string_dtype())
+    content = bytearray(path.read_bytes())
+    place = content.index(length.to_bytes(4, "little"))
+    while content[place + 16 : place + 20] != (1).to_bytes(4, "little"):  # the next is one letter long
+        place = content.index(length.to_bytes(4, "little"), place + 1)
+    content[place : place + 16 * n] = content[place : place + 16] * n
+    path.write_bytes(content)
+
+
+def test_texts_that_unfold_are_not_read(tmp_path):
+    path = tmp_path / "a.h5"
+    write_many_texts(path, 200, 100_000)
+    with h5py.File(path) as file:
+        assert [len(text) for text in file["coords"].attrs["note"]] == [100_000] * 200
+    tracemalloc.start()
+    assert read_coords(path).field_px == 256
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 << 20
+
+
 def test_packed_values_may_be_as_many_as_packing_can_yield(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("x", data=np.zeros(4_000_000, "u1"), compression="gzip", compression_opts=9)
@@ -174,6 +202,53 @@ def test_brackets_without_end_are_refused_before_they_are_parsed(tmp_path):
 def test_xml_that_nests_or_declares_is_refused(document):
     with pytest.raises(ValueError, match=r"nested|document type|no element|unclosed"):
         markup.read_elements(document.encode(), lambda *_: None)
+
+
+COORDINATE = '<Coordinate Order="{0}" X="{1}" Y="{2}"/>'
+OUTLINE = "".join(COORDINATE.format(n, 99 * n, 99 * n * n) for n in range(3))
+
+
+def asap(*elements: str) -> str:
+    return f"<ASAP_Annotations>{''.join(elements)}</ASAP_Annotations>"
+
+
+def chain(n: int) -> str:
+    """Groups each within the next, and an annotation in the innermost."""
+    groups = [f'<Group Name="{k}" PartOfGroup="{k + 1}"/>' for k in range(n)]
+    return asap(*groups, f'<Annotation Type="Polygon" PartOfGroup="0">{OUTLINE}</Annotation>')
+
+
+def spline(n: int) -> str:
+    points = [COORDINATE.format(k, k * 7919 % 999_983, k * 104_729 % 999_983) for k in range(n)]
+    return asap(f'<Annotation Type="Spline" PartOfGroup="None">{"".join(points)}</Annotation>')
+
+
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        (lambda: chain(500), "nests groups more than 100 deep"),  # annotations would hold all names
+        (lambda: spline(500), "has a spline of more than 10,000 points"),
+        (lambda: asap("<Annotation/>" * 20_000), "has more than 1,000 annotations and groups"),
+    ],
+    ids=["groups", "spline", "annotations"],
+)
+def test_asap_file_that_unfolds_is_given_no_memory(tmp_path, monkeypatch, document, problem):
+    monkeypatch.setattr(asap_format, "MOST_VERTICES", 10_000)
+    monkeypatch.setattr(asap_format, "MOST_ANNOTATIONS", 1_000)
+    path = tmp_path / "a.xml"
+    path.write_text(document())
+    tracemalloc.start()
+    with pytest.raises(UserError, match=problem):
+        annotations.read_annotations(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 20
+
+
+def test_groups_may_be_as_deep_as_people_make_them(tmp_path):
+    path = tmp_path / "a.xml"
+    path.write_text(chain(9))
+    assert annotations.read_annotations(path).regions[0].names == tuple("0123456789")
 
 
 def write_sheet(folder, cell: str, column: str = "label"):
@@ -248,24 +323,49 @@ def test_sheet_beyond_the_limit_is_refused(tmp_path, monkeypatch):
         read_slides(write_sheet(tmp_path, "x"))
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            ",".join(f"c{n}" for n in range(200_000)) + "\n1\n",
+            "has 200000 columns",
+        ),  # each was counted in all
+        ("slide_id,path\n" + "\n" * 300_000, "has more than 10,000 rows"),
+    ],
+    ids=["columns", "rows"],
+)
+def test_sheet_of_nothing_is_refused_in_time(tmp_path, monkeypatch, text, problem):
+    monkeypatch.setattr(sheet, "MOST_ROWS", 10_000)
+    (tmp_path / "s.csv").write_text(text)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=problem):
+        read_slides(tmp_path / "s.csv")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 << 20
+
+
 def test_limits_are_those_of_the_documentation():
     text = (REPOSITORY / "docs/security.md").read_text()
-    stated = {
-        annotations.MOST_BYTES >> 20: "MB",
-        regions.MOST_VERTICES: "vertices",
-        crossings.MOST_CROSSINGS: "crossings",
-        markup.MOST_DEPTH: "deep",
-        sheet.MOST_BYTES >> 20: "MB",
-        sheet.MOST_ROWS: "rows",
-        names.LONGEST: "characters",
-        tiff_pictures.LARGEST_EDGE_PX: "px",
-        hdf5.MOST_OBJECTS: "objects",
-        qupath.MOST_PARTS: "brackets",
-        tiff_pictures.LARGEST_TILE_PX: "px",
-        tiff.MOST_DIRECTORIES: "directories",
-        hdf5.MOST_PACKED_BYTES >> 20: "MB",
-        hdf5.MOST_PACKING: "times",
-    }
-    both = [*stated.items(), (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB")]  # as large as an annotation
-    for number, unit in both:
+    stated = [
+        (annotations.MOST_BYTES >> 20, "MB"),
+        (regions.MOST_VERTICES, "vertices"),
+        (crossings.MOST_CROSSINGS, "crossings"),
+        (markup.MOST_DEPTH, "deep"),
+        (sheet.MOST_BYTES >> 20, "MB"),
+        (sheet.MOST_ROWS, "rows"),
+        (names.LONGEST, "characters"),
+        (tiff_pictures.LARGEST_EDGE_PX, "px"),
+        (hdf5.MOST_OBJECTS, "objects"),
+        (qupath.MOST_PARTS, "brackets"),
+        (tiff_pictures.LARGEST_TILE_PX, "px"),
+        (tiff.MOST_DIRECTORIES, "directories"),
+        (hdf5.MOST_PACKED_BYTES >> 20, "MB"),
+        (hdf5.MOST_PACKING, "times"),
+        (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),
+        (sheet.MOST_COLUMNS, "columns"),
+        (asap_format.MOST_NESTED, "groups deep"),
+        (asap_format.MOST_ANNOTATIONS, "annotations"),
+    ]
+    for number, unit in stated:
         assert re.search(rf"\b{number:,} {unit}".replace(",", " "), text), (number, unit)

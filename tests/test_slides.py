@@ -202,6 +202,26 @@ def test_patients_that_differ_by_case_alone_are_refused(tmp_path):
     assert "has 1 problem:" in message
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["M\N{LATIN SMALL LETTER U WITH DIAERESIS}ller 1", "Mu\N{COMBINING DIAERESIS}ller\N{NO-BREAK SPACE}1"],
+)
+def test_patients_that_a_person_reads_as_one_are_refused(tmp_path, other):
+    """They would be two, one of them maybe in the test split."""
+    sheet = write_sheet(
+        tmp_path, f"slide_id,path,patient_id\nA,a.svs,Mu\N{COMBINING DIAERESIS}ller 1\nB,b.svs,{other}\n"
+    )
+    message = complaint(sheet)
+    assert "row 3, column patient_id: " in message
+    assert "differs by case, spaces or Unicode's ways of writing alone" in message
+
+
+def test_labels_that_differ_by_case_alone_are_no_two_classes(tmp_path):
+    sheet = write_sheet(tmp_path, "slide_id,path,label\nA,a.svs,tumour\nB,b.svs,Tumour\nC,c.svs,\n")
+    assert "row 3, column label: 'Tumour' differs by case alone from 'tumour' in row 2" in complaint(sheet)
+    read_slides(sheet, ["tumour", "Tumour"])  # who names both means both
+
+
 @pytest.mark.parametrize("folder", ["{x}", "plain"])
 def test_brace_in_a_path_is_refused(tmp_path, folder):
     """Also one in the folder of the sheet, which the cell does not show."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol", "sacct", "sacctmgr", "sshare")
+PLACES_OF_DAEMONS = ":/usr/sbin:/sbin"  # beside those of PATH
 N_GPUS = 2
 LONGEST_S = 2400  # of a study, far above what it takes: only against waiting for ever
 KILL_WAIT_S = 30  # a step and a save must fit in
@@ -71,7 +72,7 @@ def missing() -> list[str]:
 
 def program(name: str) -> str | None:
     """Path of a program, looked for where daemons lie, too."""
-    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    return shutil.which(name, path=os.environ["PATH"] + PLACES_OF_DAEMONS)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -121,6 +122,25 @@ def test_chunks_are_told_of_the_store(remote, store):
     result = remote.in_chunks([[tiles]], "--storage-s3-endpoint-url", address, "--", tiles, **said)
     assert result.returncode == 0, result.stdout + result.stderr
     assert _n_tiles(remote.folder / tiles) == TINY["tiles"]["max_per_slide"]
+
+
+def test_chunks_fetch_slides_from_a_slow_disk(fetched):
+    """Two at a time, each its own slides, to the place the command line names, which is left empty."""
+    slides = [["D001", "D003"], ["D004", "D005"]]
+    lists = [[f"results/tiles/{slide}.h5" for slide in chunk] for chunk in slides]
+    where = ("--local-storage-prefix", "fast disk", "--wait-for-free-local-storage", "9s")
+    result = fetched.in_chunks(lists, *where, "--", *lists[0], *lists[1])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Retrieving from storage" not in result.stdout + result.stderr  # the chunks did
+    for number, chunk in enumerate(slides):
+        log = (fetched.folder / f"results/logs/chunks/1-1/{number:04d}.log").read_text()
+        assert set(re.findall(r"Retrieving from storage: .*/(\w+)\.tiff", log)) == set(chunk)
+        assert "--wait-for-free-local-storage 9.0s" in log
+        for slide in chunk:
+            assert _n_tiles(fetched.folder / f"results/tiles/{slide}.h5") == TINY["tiles"]["max_per_slide"]
+            record = json.loads((fetched.folder / f"results/slides/{slide}.json").read_text())
+            assert record["path"].startswith("fast disk/fs/")
+    assert [path for path in (fetched.folder / "fast disk").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("kind", ["s3", "fs"])

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from lowmag.markup import read_elements
-from lowmag.regions import LEAST_RING, Drawing, parse_colour
+from lowmag.regions import LEAST_RING, MOST_VERTICES, Drawing, parse_colour
 
 NO_GROUP = "None"
 WITH_AREA = ("Polygon", "Rectangle", "Spline")
 SPLINE_STEP_PX = 16.0  # a hand-drawn outline has a point every few pixels, and then stays as it is
 MOST_STEPS = 32
+MOST_NESTED = 100  # groups within groups
+MOST_ANNOTATIONS = 500_000  # and groups; each takes a hundred times the memory of its text
 
 
 def read_xml(content: bytes, drawing: Drawing) -> None:
@@ -27,7 +29,7 @@ def read_xml(content: bytes, drawing: Drawing) -> None:
             drawing.ignored[kind] += 1
             continue
         points = drawing.points([xy for _, xy in sorted(annotation["points"], key=lambda point: point[0])])
-        outline = closed_spline(points) if kind == "Spline" else points
+        outline = _curve(points, drawing) if kind == "Spline" else points
         names = tuple(document.groups_of(annotation)) or (annotation["Name"],)
         colour = document.colours.get(names[0]) or annotation["Color"]
         drawing.add(names, parse_colour(colour), [[outline]])
@@ -42,6 +44,7 @@ class _Document:
         self.parents: dict[str, str] = {}
         self.colours: dict[str, str] = {}
         self._is_asap = False
+        self._n = 0  # annotations and groups
 
     def parse(self, content: bytes) -> None:
         """Read a whole document; raises UserError when it is not well-formed, or not ASAP's."""
@@ -58,13 +61,19 @@ class _Document:
         name = annotation["PartOfGroup"]
         while name not in seen:
             seen.add(name)
+            if len(seen) > MOST_NESTED:
+                raise self.drawing.refuse(f"nests groups more than {MOST_NESTED} deep; save it again in ASAP")
             yield name
             name = self.parents.get(name, NO_GROUP)
 
     def _element(self, name: str, attributes: dict[str, str]) -> None:
         if name == "ASAP_Annotations":
             self._is_asap = True
-        elif name == "Annotation":
+        elif name in ("Annotation", "Group"):
+            self._n += 1
+            if self._n > MOST_ANNOTATIONS:
+                raise self.drawing.refuse(f"has more than {MOST_ANNOTATIONS:,} annotations and groups")
+        if name == "Annotation":
             defaults = {"Name": "", "Type": "without type", "PartOfGroup": NO_GROUP, "Color": ""}
             self.annotations.append({**defaults, **attributes, "points": []})
         elif name == "Group":
@@ -82,6 +91,18 @@ class _Document:
             ) from error
 
 
+def _curve(points: np.ndarray, drawing: Drawing) -> np.ndarray:
+    if len(points) * MOST_STEPS > MOST_VERTICES and int(_steps(points).sum()) > MOST_VERTICES:
+        raise drawing.refuse(f"has a spline of more than {MOST_VERTICES:,} points when it is drawn out")
+    return closed_spline(points)
+
+
+def _steps(points: np.ndarray) -> np.ndarray:
+    """Into how many straight pieces the curve behind each point is cut, (N,)."""
+    chords = np.linalg.norm(np.roll(points, -1, axis=0) - points, axis=1)
+    return np.clip(np.ceil(chords / SPLINE_STEP_PX), 1, MOST_STEPS).astype(int)
+
+
 def closed_spline(points: np.ndarray) -> np.ndarray:
     """The closed centripetal Catmull-Rom curve through `points` (N, 2), as ASAP draws a spline.
 
@@ -97,7 +118,7 @@ def closed_spline(points: np.ndarray) -> np.ndarray:
     start = knots * (velocity + (after - points) / knots)
     velocity = (after - points) / knots - (second - points) / (knots + knots_after)
     end = knots * (velocity + (second - after) / knots_after)
-    steps = np.clip(np.ceil(knots[:, 0] ** 2 / SPLINE_STEP_PX), 1, MOST_STEPS).astype(int)
+    steps = _steps(points)
     segment = np.repeat(np.arange(len(points)), steps)
     place = np.arange(len(segment)) - np.repeat(np.cumsum(steps) - steps, steps)
     t = (place / steps[segment])[:, None]

@@ -6,12 +6,16 @@ ids, no patient and no folder; of an anonymised study (`qc.anonymise`) provenanc
 """
 
 import json
+import shutil
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from lowmag import __version__
 from lowmag.errors import UserError
+from lowmag.publish import publishing, reporting
+from lowmag.trust import sha256_of
 
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"
 NEEDED = ("provenance.json", "report.html")
@@ -35,7 +39,7 @@ def write_crate(results: Path, out: Path, title: str, licence: str) -> None:
     """Write the crate of a finished study into the new folder `out`, or as `out` where that ends in .zip.
 
     `licence` is the address of what others may do with the results. Raises UserError when results are missing
-    or there is something at `out`.
+    or are not those that provenance.json tells of, or there is something at `out`.
     """
     try:
         from rocrate.model.contextentity import ContextEntity
@@ -58,7 +62,23 @@ def write_crate(results: Path, out: Path, title: str, licence: str) -> None:
     crate.root_dataset["mentions"] = crate.add(
         _action(crate, lineage, files, crate.add(ContextEntity(crate, "#lowmag", tool)))
     )
-    (crate.write_zip if out.suffix == ".zip" else crate.write)(out)
+    _publish(crate, out)
+
+
+def _publish(crate: Any, out: Path) -> None:
+    """Write the crate so that it appears whole or not at all."""
+    if out.suffix == ".zip":
+        with publishing(out) as temporary:
+            crate.write_zip(temporary)
+        return
+    with reporting(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            crate.write(folder / out.name)
+            (folder / out.name).rename(out)
+        finally:
+            shutil.rmtree(folder)
 
 
 def _lineage(results: Path, out: Path) -> dict[str, Any]:
@@ -70,6 +90,12 @@ def _lineage(results: Path, out: Path) -> dict[str, Any]:
     if gone := [name for name in found["outputs"] if not (results / name).is_file()]:
         raise UserError(
             f"{results} lacks {', '.join(gone[:5])}, which provenance.json lists; run `snakemake`"
+        )
+    # What a crate says of its files holds for these files: one that was made anew has another origin.
+    if changed := [name for name, sha256 in found["outputs"].items() if sha256_of(results / name) != sha256]:
+        raise UserError(
+            f"{', '.join(changed[:5])} in {results} changed after provenance.json was written; "
+            "run `snakemake`"
         )
     return found
 

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from lowmag.errors import UserError
-from lowmag.hdf5 import open_hdf5
+from lowmag.hdf5 import attributes_of, open_hdf5
 from lowmag.record import Level
 
 CURE = (
@@ -56,7 +56,7 @@ def read_coords(path: Path, levels: Sequence[Level] = ()) -> Coords:
         if found.shape[0] > MOST_TILES:
             raise _refuse(path, f"has {found.shape[0]} rows of coords, more than any slide has tiles")
         try:
-            table, of_coords, of_file = found[()], _plain(found.attrs), _plain(file.attrs)
+            table, of_coords, of_file = found[()], _plain(found), _plain(file)
         except OSError as error:
             raise _refuse(path, f"cannot be read ({error})") from error
     if not (np.isfinite(table).all() and (np.abs(table) < MOST_PX).all() and (table == table.round()).all()):
@@ -120,11 +120,10 @@ def _ratio(path: Path, level: float, stated: Any, levels: Sequence[Level]) -> fl
     return float(round(ratio)) if abs(ratio - round(ratio)) < NEARLY_WHOLE * ratio else ratio
 
 
-def _plain(attributes: Any) -> dict[str, Any]:
+def _plain(found: h5py.Dataset | h5py.File) -> dict[str, Any]:
     """Attributes with the first of several values, bytes as text, and TRIDENT's text `None` as None."""
     plain = {}
-    for name in attributes:
-        value = attributes[name]
+    for name, value in attributes_of(found).items():
         value = np.ravel(value)[0] if np.size(value) else None
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
         plain[name] = None if isinstance(value, str) and value == "None" else value

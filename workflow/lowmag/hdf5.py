@@ -6,11 +6,13 @@ chunk to whatever size its stored bytes have, and fills one that is too short wi
 chunks are looked at here first (`stored_chunks`).
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 
@@ -48,6 +50,20 @@ def open_hdf5(path: Path | str, purpose: str, cure: str, *, is_own: bool = False
         file.close()
         raise UserError(f"{purpose} {path}: the file {problem}; {cure}")
     return file
+
+
+def attributes_of(found: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a stranger's object that are numbers or a single text.
+
+    Of many texts each may be the same, as long as the file, and HDF5 would hold every one in memory.
+    """
+    plain = {}
+    for name in found.attrs:
+        own = found.attrs.get_id(name)
+        is_text = h5py.check_string_dtype(own.dtype) is not None
+        if own.dtype.kind in "biuf" or (is_text and own.shape is not None and math.prod(own.shape) <= 1):
+            plain[name] = found.attrs[name]
+    return plain
 
 
 def _problem(file: h5py.File, n_bytes: int, is_own: bool) -> str | None:

@@ -53,6 +53,7 @@ def write_lineage(out: Path, made: Made) -> None:
             f"there is no folder of results {made.results}; run `snakemake`, or correct --results"
         )
     slides = _slides(made.results)
+    _require(made, slides)
     rules = rule_times(made.metadata, os.path.normpath(made.results), _Gone(made.models, set(slides)).has)
     content = {
         **SCHEMA,
@@ -107,6 +108,17 @@ def _slides(results: Path) -> list[str]:
         return sorted(row["slide_id"] for row in csv.DictReader(lines, delimiter="\t"))
 
 
+def _require(made: Made, slides: Sequence[str]) -> None:
+    """Raise UserError where a record of the study is not there any more: what is left is not the study."""
+    needed = [f"{model}/run.json" for model in made.models] + [f"slides/{slide}.json" for slide in slides]
+    if gone := [name for name in needed if not (made.results / name).is_file()]:
+        more = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
+        raise UserError(
+            f"{made.results} lacks {', '.join(gone[:5])}{more}, of which its study was made; "
+            "run `snakemake` with them as targets first"
+        )
+
+
 @dataclass(frozen=True)
 class _Gone:
     """Tells outputs of models and slides that are no longer of the study, by paths below the results."""
@@ -139,11 +151,10 @@ def _inputs(made: Made, ids: Sequence[str]) -> dict[str, Any]:
 
 def _runs(made: Made) -> dict[str, Any]:
     """What every training says of itself, by folder; `sessions` counts its starts, attempts among them."""
-    paths = {model: made.results / model / "run.json" for model in sorted(made.models)}
+    records = {model: _read(made.results / model / "run.json") for model in sorted(made.models)}
     return {
-        model: {key: value for key, value in _read(path).items() if key in OF_RUN}
-        for model, path in paths.items()
-        if path.is_file()
+        model: {key: value for key, value in record.items() if key in OF_RUN}
+        for model, record in records.items()
     }
 
 

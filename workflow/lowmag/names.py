@@ -28,6 +28,14 @@ def address_of(path: object) -> str | None:
     return f"{found[1]}://{name[found.end() :]}" if found else None
 
 
+def alike(name: str) -> str:
+    """What is the same of all names that a person would read as one.
+
+    Case, the ways in which Unicode writes one letter (an accent of its own or within), and widths of spaces.
+    """
+    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
+
+
 def problem_of_name(name: str) -> str | None:
     """Why a name cannot be used, or None: characters that are not seen, or its length.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from lowmag.errors import UserError
 from lowmag.exchange import MOST_TILES, SAME_SIZE
-from lowmag.hdf5 import open_hdf5
+from lowmag.hdf5 import attributes_of, open_hdf5
 from lowmag.index import TileIndex
 from lowmag.store import TileFile
 
@@ -175,7 +175,7 @@ def read_patches(path: Path) -> Patches:
         if len(coords) != shape[0]:
             raise _refuse(path, f"{shape[0]} features and {len(coords)} coords")
         values = np.asarray(features[()], np.float32).reshape(shape)
-        corners, attributes = np.asarray(coords[()], np.float64)[:, :2], dict(coords.attrs)
+        corners, attributes = np.asarray(coords[()], np.float64)[:, :2], attributes_of(coords)
     if bad := int((~(np.isfinite(values).all(1) & np.isfinite(corners).all(1))).sum()):
         raise UserError(
             f"features {path}: {bad} of {len(values)} patches have numbers that are not finite; compute the "
@@ -187,9 +187,9 @@ def read_patches(path: Path) -> Patches:
 
 def _patch_px(attributes: dict[str, Any], corners: np.ndarray, path: Path) -> float:
     """Edge of a patch in level-0 pixels: as TRIDENT states it, else the least step between patches."""
-    stated = attributes.get("patch_size_level0")
-    if stated is not None and np.size(stated) == 1 and float(np.ravel(stated)[0]) > 0:
-        return float(np.ravel(stated)[0])
+    stated = np.ravel(attributes.get("patch_size_level0", np.nan))
+    if len(stated) == 1 and stated.dtype.kind in "iuf" and 0 < stated[0] < np.inf:
+        return float(stated[0])
     steps = np.concatenate([np.diff(np.unique(corners[:, axis])) for axis in (0, 1)])
     if not len(steps):
         raise _refuse(path, "a single place and no attribute patch_size_level0")

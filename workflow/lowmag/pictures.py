@@ -12,6 +12,7 @@ from lowmag.sheet import (
     Files,
     Problems,
     Row,
+    check_alike,
     check_columns,
     check_labels,
     check_names,
@@ -70,8 +71,11 @@ def read_pictures(
     numbered = list(zip((row.number for row in rows), pictures, strict=True))
     _check_files(numbered, problems)
     _check_slides(numbered, problems)
+    check_alike(((number, row.patient_id) for number, row in numbered), "patient_id", problems)
     if classes is not None:
         check_labels(rows, classes, problems)
+    else:
+        check_alike(((row.number, row.get("label")) for row in rows), "label", problems)
     check_patients(((number, row.patient_id, row.split) for number, row in numbered), problems)
     _check_nameless(rows, pictures, problems)
     return pictures
@@ -128,10 +132,8 @@ def _check_files(rows: Sequence[tuple[int, PictureRow]], problems: Problems) -> 
     for number, row in rows:
         if not row.name:
             continue
-        if first.setdefault(row.image, number) != number:
-            problems.add(
-                number, "image", f"{row.name!r} is also in row {first[row.image]}; take one of them out"
-            )
+        if (same := first.setdefault(files.real(row.image), number)) != number:
+            problems.add(number, "image", f"{row.name!r} is also in row {same}; take one of them out")
         elif not files.exist(row.image):
             problems.add(number, "image", f"there is no {row.image}; correct the path or set pictures.folder")
 

@@ -41,7 +41,7 @@ def _features(node: Any, drawing: Drawing) -> Iterator[dict[str, Any]]:
         for item in node:
             yield from _features(item, drawing)
         return
-    kind = node.get("type") if isinstance(node, dict) else None
+    kind = _kind(node)
     if kind == "FeatureCollection":
         yield from _features(_list(node, "features", drawing), drawing)
     elif kind == "Feature":
@@ -52,7 +52,7 @@ def _features(node: Any, drawing: Drawing) -> Iterator[dict[str, Any]]:
         yield {"geometry": node}
     else:
         raise drawing.refuse(
-            f"is JSON but not GeoJSON (found type {kind!r}, expected FeatureCollection); "
+            f"is JSON but not GeoJSON (found type {kind[:40] or None!r}, expected FeatureCollection); "
             "export it from QuPath as GeoJSON"
         )
 
@@ -70,18 +70,29 @@ def _add(feature: dict[str, Any], drawing: Drawing) -> None:
 
 def _polygons(geometry: Any, drawing: Drawing) -> Iterator[list[Any]]:
     """The rings of every polygon in a geometry; what has no area is counted as ignored."""
-    kind = geometry.get("type") if isinstance(geometry, dict) else None
+    kind = _kind(geometry)
     if kind == "Polygon":
         yield _list(geometry, "coordinates", drawing)
     elif kind == "MultiPolygon":
-        yield from _list(geometry, "coordinates", drawing)
+        for rings in _list(geometry, "coordinates", drawing):
+            if not isinstance(rings, list):
+                raise drawing.refuse(
+                    "has a MultiPolygon of something other than lists of rings; export it again"
+                )
+            yield rings
     elif kind == "GeometryCollection":
         for part in _list(geometry, "geometries", drawing):
             yield from _polygons(part, drawing)
     elif kind in GEOMETRIES:
-        drawing.ignored[str(kind)] += 1
+        drawing.ignored[kind] += 1
     else:
         drawing.ignored["feature without geometry"] += 1
+
+
+def _kind(node: Any) -> str:
+    """The type that an object of GeoJSON names; empty where it names none."""
+    found = node.get("type") if isinstance(node, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _list(node: dict[str, Any], key: str, drawing: Drawing) -> list[Any]:

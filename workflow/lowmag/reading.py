@@ -73,21 +73,25 @@ def time_slide(record: Path, tiles: Path) -> list[tuple[str, int, str, str, str]
     rows = []
     _read(slide, icc, boxes[:1], extents, sizes // max(factors.values()))
     for magnification, factor in factors.items():
-        asked_before, start = bytes_asked_for(), time.perf_counter()
+        before, start = bytes_asked_for(), time.perf_counter()
         _read(slide, icc, boxes, extents, sizes // factor)
-        seconds, asked = time.perf_counter() - start, bytes_asked_for()
-        n_bytes = "" if asked is None or asked_before is None else str(asked - asked_before)
+        seconds, after = time.perf_counter() - start, bytes_asked_for()
+        n_bytes = str(after[0] - before[1]) if before and after else ""
         rows.append((f"{magnification:g}", len(boxes), f"{mm2:.6g}", f"{seconds:.4g}", n_bytes))
         log.info("%s at %gx: %d tiles in %.2f s", slide.slide_id, magnification, len(boxes), seconds)
     return rows
 
 
-def bytes_asked_for() -> int | None:
-    """Bytes this process has read so far, of files and their cache alike; None where that is not counted."""
+def bytes_asked_for() -> tuple[int, int] | None:
+    """Bytes this process has read before it asked for their number, and after; None where none are counted.
+
+    Of files and their cache alike. The answer is a file itself, of a length that differs from run to run.
+    """
     if not COUNTERS.is_file():
         return None
-    counts = dict(line.split(": ") for line in COUNTERS.read_text().splitlines())
-    return int(counts["rchar"])
+    answer = COUNTERS.read_bytes()
+    counts = dict(line.split(": ") for line in answer.decode().splitlines())
+    return int(counts["rchar"]), int(counts["rchar"]) + len(answer)
 
 
 def _read(slide: SlideRecord, icc: str, boxes: np.ndarray, extents: np.ndarray, sizes: np.ndarray) -> None:

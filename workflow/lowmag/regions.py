@@ -83,7 +83,7 @@ class Drawing:
         try:
             points = np.array([(point[0], point[1]) for point in ring], dtype=float).reshape(-1, 2)
         except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
-            raise self.refuse(f"has coordinates that are not pairs of numbers ({error})") from error
+            raise self.refuse(f"has coordinates that are not pairs of numbers ({str(error)[:80]})") from error
         self.n_vertices += len(points)
         if self.n_vertices > MOST_VERTICES:
             raise self.refuse(

@@ -6,12 +6,12 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lowmag.errors import UserError
-from lowmag.names import REPEATED, problem_of_name
+from lowmag.names import REPEATED, alike, problem_of_name
 
 ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 ID_LENGTH = 100
@@ -20,6 +20,7 @@ SEPARATORS = (",", ";", "\t")
 SHOWN_PROBLEMS = 30
 MOST_BYTES = 128 << 20
 MOST_ROWS = 1_000_000
+MOST_COLUMNS = 1000
 LARGEST_GREY = 255
 LIKE_A_TYPO = 0.75  # similarity of difflib: catches `slide`, `patientid`, `Label`; lets `site`, `case` pass
 
@@ -69,10 +70,12 @@ def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
     or has rows longer than its header.
     """
     problems = Problems(path)
-    records = list(_records(path))
+    records = _records(path)
     if not records or not any(records[0]):
         raise UserError(f"{path} is empty; its first row must name the columns")
     header = records[0]
+    if len(header) > MOST_COLUMNS:
+        raise UserError(f"{path} has {len(header)} columns, which no sheet of a cohort has")
     for name in sorted({name for name in header if name and header.count(name) > 1}):
         problems.add(1, name, "is there more than once; remove all but one")
     rows = []
@@ -85,15 +88,13 @@ def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
             )
         if any(record):
             rows.append(Row(number, dict(zip(header, record, strict=False))))
-        if number > MOST_ROWS:
-            raise UserError(f"{path} has more than {MOST_ROWS:,} rows; give a cohort in several studies")
     problems.raise_any()
     if not rows:
         raise UserError(f"{path} has a header but no rows; add one row per slide or picture")
     return header, rows
 
 
-def _records(path: Path) -> Iterator[list[str]]:
+def _records(path: Path) -> list[list[str]]:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -106,11 +107,15 @@ def _records(path: Path) -> Iterator[list[str]]:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}); save it as CSV in UTF-8") from error
     header = text.split("\n", 1)[0]
     separator = max(SEPARATORS, key=header.count)
+    records: list[list[str]] = []
     try:
         for record in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
-            yield [cell.strip() for cell in record]
+            records.append([cell.strip() for cell in record])
+            if len(records) > MOST_ROWS:
+                raise UserError(f"{path} has more than {MOST_ROWS:,} rows; give a cohort in several studies")
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file ({error}); save it as CSV in UTF-8") from error
+    return records
 
 
 def check_columns(
@@ -236,11 +241,31 @@ def check_patients(rows: Iterable[tuple[int, str, str | None]], problems: Proble
             )
 
 
+def check_alike(cells: Iterable[tuple[int, str]], column: str, problems: Problems) -> None:
+    """Note every name that a person would take for another one; cells are (number, name).
+
+    They would be two patients, one of them maybe in another split, or two classes.
+    """
+    first: dict[str, tuple[int, str]] = {}
+    for number, name in cells:
+        seen, other = first.setdefault(alike(name), (number, name))
+        if other == name:
+            continue
+        how = "case" if other.casefold() == name.casefold() else "case, spaces or Unicode's ways of writing"
+        problems.add(
+            number,
+            column,
+            f"{name!r} differs by {how} alone from {other!r} in row {seen}; write both the same, "
+            "or rename one",
+        )
+
+
 class Files:
     """Tells which files exist with one listing per folder, for sheets of many thousands of rows."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
+        self._folders: dict[Path, Path] = {}
 
     def exist(self, path: Path) -> bool:
         """Whether there is a file or folder at `path`."""
@@ -251,3 +276,10 @@ class Files:
             except OSError:
                 self._names[folder] = set()
         return name in self._names[folder] or path.exists()
+
+    def real(self, path: Path) -> Path:
+        """The place of a file behind links and `..`: the same for every name that it goes by."""
+        if path.parent not in self._folders:
+            self._folders[path.parent] = path.parent.resolve()
+        place = self._folders[path.parent] / path.name
+        return place.resolve() if place.is_symlink() else place

@@ -1,6 +1,5 @@
 """`slides.csv`: the sheet of a cohort, read with everything that is wrong with it in one message."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from lowmag.sheet import (
     Files,
     Problems,
     Row,
+    check_alike,
     check_columns,
     check_labels,
     check_names,
@@ -139,6 +139,8 @@ def read_slides(
     _check_paths(rows, slides, problems)
     if classes is not None:
         check_labels(rows, classes, problems)
+    else:
+        check_alike(((row.number, row.get("label")) for row in rows), "label", problems)
     numbered = zip(rows, slides, strict=True)
     check_patients(((row.number, slide.patient_id, slide.split) for row, slide in numbered), problems)
     if require_files:
@@ -212,33 +214,17 @@ def _check_patient_ids(rows: Sequence[Row], problems: Problems) -> None:
         problems.add(
             blank[0], "patient_id", f"is empty{also}, and filled in others; fill in all or leave all empty"
         )
-    first: dict[str, tuple[int, str]] = {}
-    for row in rows:
-        patient = row.get("patient_id")
-        number, other = first.setdefault(patient.casefold(), (row.number, patient))
-        if other != patient:
-            problems.add(
-                row.number,
-                "patient_id",
-                f"{patient!r} differs by case alone from {other!r} in row {number}; write both the same, "
-                "or rename one",
-            )
+    check_alike(((row.number, row.get("patient_id")) for row in rows), "patient_id", problems)
 
 
 def _check_paths(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
     """A file stands in one row, lest it be in two splits."""
-    folders: dict[Path, Path] = {}
-    first: dict[Path, int] = {}
+    files, first = Files(), {}
     for row, slide in zip(rows, slides, strict=True):
         if not row.get("path"):
             continue
         _check_names(row, slide, problems)
-        folder = slide.path.parent
-        if folder not in folders:
-            folders[folder] = Path(os.path.realpath(folder))
-        real = folders[folder] / slide.path.name
-        if real.is_symlink():
-            real = Path(os.path.realpath(real))
+        real = files.real(slide.path)
         if first.setdefault(real, row.number) != row.number:
             problems.add(
                 row.number,

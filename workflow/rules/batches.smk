@@ -87,4 +87,5 @@ PASSED_ON = {
     "deployment_settings.apptainer_args": {"base64_encode": True},
     "storage_settings.local_storage_prefix": {"base64_encode": True},
     "storage_settings.keep_storage_local": {"flag": "--keep-storage-local-copies"},
+    "storage_settings.wait_for_free_local_storage": {"convert_value": "{}s".format},
 }
