@@ -212,7 +212,10 @@ def test_an_outline_that_runs_back_on_itself_is_valid(tmp_path):
         ({"type": ["Polygon"]}, "is JSON but not GeoJSON (found type None"),
         ({"type": {"a": 1}}, "is JSON but not GeoJSON (found type None"),
         ({"type": "x" * 2000}, "is JSON but not GeoJSON (found type '" + "x" * 40 + "',"),
-        (feature(["y" * 2000]), "has coordinates that are not pairs of numbers (could not convert"),
+        (
+            feature([[["y" * 2000, 1], [1, 1], [2, 2]]]),
+            "has coordinates that are not pairs of numbers (could not convert",
+        ),
     ],
 )
 def test_what_is_no_geojson_in_pixels_is_refused(tmp_path, content, expected):
