@@ -5,6 +5,7 @@ import json
 import re
 import tracemalloc
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -29,6 +30,7 @@ from lowmag import (
 from lowmag import asap as asap_format
 from lowmag.errors import UserError
 from lowmag.exchange import read_coords
+from lowmag.initial_weights import load_initial
 from lowmag.plan import Plan
 from lowmag.slides import read_slides
 from lowmag.splits import read_splits
@@ -316,6 +318,21 @@ def test_weights_that_hold_code_are_not_unpickled(tmp_path):
     torch.save({"a": print}, tmp_path / "w.pt")
     with pytest.raises(Exception, match="weights_only"):
         torch.load(tmp_path / "w.pt", weights_only=True)
+
+
+def test_weights_that_unfold_are_refused(tmp_path):
+    plain, packed = tmp_path / "plain.pt", tmp_path / "packed.pt"
+    torch.save({"a": torch.zeros(1_000_000)}, plain)
+    with zipfile.ZipFile(plain) as whole, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+    assert packed.stat().st_size < 10_000
+    assert torch.load(packed, weights_only=True)["a"].shape == (1_000_000,)  # torch itself reads it
+    network = torch.nn.Linear(1, 1)
+    with pytest.raises(UserError, match="are packed to less than they hold"):
+        load_initial(network, "resnet18", str(packed))
+    with pytest.raises(UserError, match="do not fit the network"):
+        load_initial(network, "resnet18", str(plain))
 
 
 def test_sheet_beyond_the_limit_is_refused(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Initial weights of a backbone: a local file with the names of torchvision or timm, or their download."""
 
+import zipfile
 from pathlib import Path
 
 import torch
@@ -35,6 +36,11 @@ def load_initial(backbone: nn.Module, model: str, weights: str) -> None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"weights {path} are not there; give a local .safetensors or state dict, or null")
+    if _unfolds(path):
+        raise UserError(
+            f"weights {path} are packed to less than they hold, which torch never does; give a .safetensors, "
+            "or save them anew with torch.save"
+        )
     try:
         weights = (
             load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -49,6 +55,14 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             f"weights {path} hold no plain state dict of names and tensors; save `model.state_dict()`"
         )
     return weights
+
+
+def _unfolds(path: Path) -> bool:
+    """Whether a file is a ZIP, as torch's are, that comes to more bytes than it has."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return sum(part.file_size for part in archive.infolist()) > path.stat().st_size
 
 
 def check_fit(found: dict[str, Tensor], expected: dict[str, Tensor], path: Path | str, cure: str) -> None:
