@@ -83,4 +83,7 @@ def test_asking_for_the_count_is_not_counted(tmp_path):
     for expected, read in ((0, lambda: None), (1234, (tmp_path / "file").read_bytes)):
         before = reading.bytes_asked_for()
         read()
-        assert reading.bytes_asked_for()[0] - before[1] == expected
+        after = reading.bytes_asked_for()
+        assert before
+        assert after
+        assert after[0] - before[1] == expected
