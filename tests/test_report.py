@@ -6,6 +6,7 @@ from html_page import Page
 from lowmag import cohort, evaluate, figures, report, tile_table
 from lowmag.cohort import MOST_OVERLAYS
 from lowmag.errors import UserError
+from lowmag.provenance import timing_conditions
 from lowmag.publish import write_json, write_text
 from lowmag.store import Layout, TileFile, writing
 from lowmag.study import Study
@@ -200,6 +201,20 @@ def test_pictures_have_neither_check_nor_overlays_nor_reading(tmp_path: Path) ->
     ):
         assert part in page.text, part
     assert "Tissue found" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unit", "expected"),
+    [((16, 1024), "tile", "in batches of 16 to 1024 tiles"), ((1, 1), "section", "in batches of 1 section")],
+)
+def test_how_many_at_a_time_were_timed_is_said(tmp_path: Path, sizes, unit: str, expected: str) -> None:
+    study = small_study(unit=unit)
+    for model, size in zip(study.models, sizes, strict=False):
+        write_json(
+            tmp_path / "predictions" / model / "cost.json",
+            {"device": "CPU", "threads": 1, "batch_size": size, "precision": "float32"},
+        )
+    assert timing_conditions(tmp_path, study) == f"CPU (1 thread, float32), {expected}"
 
 
 def test_overlays_are_capped_and_the_rest_is_counted(results: Path, study: Study, tmp_path: Path) -> None:

@@ -92,8 +92,9 @@ def test_the_command_takes_the_studys_files(tmp_path: Path, capsys: pytest.Captu
     told = capsys.readouterr().out
     assert [row.split()[0] for row in told.splitlines()[3:6]] == ["10x", "2.5x", "all"]
     assert "64 B a tile (2.5x 64 B), with 2 seeds" in told
-    assert main([*line, *files, "--tiles", "{}"]) == 2
-    assert "leave them out" in capsys.readouterr().err
+    for other in (["--tiles", "{}"], ["--origin", "level0"]):
+        assert main([*line, *files, *other]) == 2
+        assert "leave them out" in capsys.readouterr().err
     (tmp_path / "b.yaml").write_text("- no section")
     with pytest.raises(UserError, match="cannot be read as YAML of sections"):
         read_config([tmp_path / "b.yaml"])

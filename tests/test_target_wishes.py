@@ -4,6 +4,7 @@ import pytest
 from lowmag.config import parse_config
 from lowmag.study import TargetOptions
 from lowmag.target_wishes import target_options, targets_name
+from pydantic import ValidationError
 
 
 def wishes(methods: dict) -> TargetOptions:
@@ -54,6 +55,29 @@ def test_targets_of_another_grid_are_written_for_methods_that_compare_maps():
     of_labels = parse_config({"methods": {"own": {"soft_labels": 1, "training": {"stride": 16}}}})
     assert targets_name(of_labels, "own", 1.25) == "1.25x"
     assert target_options(of_labels).grids == usual
+
+
+def test_grids_of_sections_that_round_otherwise_are_not_mixed():
+    """Of 100 px vgg16 makes 6 cells and a resnet 7: a method more changes no other's."""
+    whole = {"batch_size": 4, "accumulate": 4}
+    sections = {"tiles": {"unit": "section", "students": [1.25]}, "teacher": whole, "students": whole}
+    methods = {
+        "usual": {"attention": 1, "training": {"stride": 16}},
+        "vgg": {"attention": 1, "training": {"model": "vgg16", "stride": 16}},
+    }
+    options = target_options(parse_config(sections | {"methods": methods}))
+    told = {name: (network.model, network.stride) for name, network in options.sections.items()}
+    assert told["1.25x-16"] == ("resnet10gn", 16)
+    assert told["1.25x-16-vgg16"] == ("vgg16", 16)
+    methods["wide"] = {"attention": 1, "training": {"model": "resnet18", "stride": 16}}
+    assert target_options(parse_config(sections | {"methods": methods})).sections == options.sections
+
+
+def test_options_by_hand_that_do_not_fit_each_other_are_named():
+    with pytest.raises(ValidationError, match=r"grids and reads name other students: 1.25x"):
+        TargetOptions(grids={"2.5x": 2, "1.25x": 1}, reads={"2.5x": ["logits"]})
+    with pytest.raises(ValidationError, match=r"reads of 2.5x asks for attention/inside-2: give its cells"):
+        TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["attention/inside-2"]})
 
 
 @pytest.mark.parametrize(("dihedral", "views"), [(True, 8), ("flips", 4), ("horizontal", 2), (False, 1)])

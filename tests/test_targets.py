@@ -244,6 +244,9 @@ def test_other_tiles_are_refused(made: Made) -> None:
     index.counts[3] += 1
     with pytest.raises(UserError, match=r"of other slides or tiles.*train3 differ.*rerun"):
         targets.check(index, STUDENT, 2, 256)
+    index.counts[3] -= 1
+    with pytest.raises(UserError, match=r"are of tiles that were cut anew since.*rerun"):
+        targets.check(replace(index, identity="of as many tiles"), STUDENT, 2, 256)
     other_order = replace(made.index, slides=made.index.slides[::-1], counts=made.index.counts[::-1])
     with pytest.raises(UserError, match="in another order"):
         targets.check(other_order, STUDENT, 2, 256)
@@ -268,12 +271,15 @@ def test_incomplete_and_foreign_files_are_refused(made: Made, tmp_path: Path) ->
         Targets(path / "logits.h5", ALL_TERMS, CPU)
 
 
-def test_datasets_of_two_teachers_are_not_mixed(made: Made, tmp_path: Path) -> None:
+def test_datasets_of_two_teachers_or_of_other_tiles_are_not_mixed(made: Made, tmp_path: Path) -> None:
     shutil.copytree(made.out / "2.5x", tmp_path / "2.5x")
-    with h5py.File(tmp_path / "2.5x/attention-inside.h5", "a") as file:
-        file.attrs["teacher_sha256"] = "0" * 64
-    with pytest.raises(UserError, match="have another teacher_sha256 than those beside them"):
-        Targets(tmp_path / "2.5x", ALL_TERMS, CPU)
+    for name in ("teacher_sha256", "tiles_identity"):
+        with h5py.File(tmp_path / "2.5x/attention-inside.h5", "a") as file:
+            before, file.attrs[name] = file.attrs[name], "0" * 64
+        with pytest.raises(UserError, match=f"have another {name} than those beside them"):
+            Targets(tmp_path / "2.5x", ALL_TERMS, CPU)
+        with h5py.File(tmp_path / "2.5x/attention-inside.h5", "a") as file:
+            file.attrs[name] = before
 
 
 def test_what_was_there_is_deleted_when_all_is_written(made: Made, tmp_path: Path) -> None:

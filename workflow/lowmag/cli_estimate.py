@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="the study's config files, in place of --tissue, --tiles and --options: targets are told, too",
+        help="the study's config files, in place of --tissue, --tiles, --origin, --options; tells targets",
     )
     parser.add_argument(
-        "--origin", choices=["bounds", "level0"], default="bounds", help="where x, y of GeoJSON masks start"
+        "--origin", choices=["bounds", "level0"], help="where x, y of GeoJSON masks start (default bounds)"
     )
     parser.add_argument("--estimate-out", type=Path, help="TSV to write with a row per slide")
 
@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> None:
     from lowmag.target_size import read_config, targets_text
 
     config = read_config(args.config) if args.config else None
-    if config and (args.tissue or args.tiles or args.options):
-        raise UserError("--config stands for --tissue, --tiles and --options: leave them out")
+    if config and (args.tissue or args.tiles or args.origin or args.options):
+        raise UserError("--config stands for --tissue, --tiles, --origin and --options: leave them out")
     if config:
         wanted = Wanted(config.check, config.tissue, config.tiles, config.annotations.origin)
     else:
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
             parse_options(Check, args.options),
             parse_options(Tissue, args.tissue, "--tissue"),
             parse_options(Tiles, args.tiles, "--tiles"),
-            args.origin,
+            args.origin or "bounds",
         )
     found = list(estimate_cohort(args.slides, args.records, wanted))
     if args.estimate_out:

@@ -100,12 +100,13 @@ def timing_conditions(results: Path, study: Study) -> str:
     found = [json.loads(path.read_text("utf-8")) for path in paths if path.is_file()]
     timed = [cost for cost in found if "device" in cost]
     sizes = sorted({cost["batch_size"] for cost in timed})
-    batches = " to ".join(str(size) for size in dict.fromkeys([*sizes[:1], *sizes[-1:]]))
+    batches = f"{sizes[0]} to " if len(sizes) > 1 else ""
     conditions = _distinct(
         f"{cost['device']} ({count(cost['threads'], 'thread')}, {cost.get('precision', 'float32')})"
         for cost in timed
     )
-    return " and ".join(conditions) + (f", in batches of {batches} tiles" if batches else "")
+    of = f", in batches of {batches}{count(sizes[-1], study.unit)}" if sizes else ""
+    return " and ".join(conditions) + of
 
 
 def _distinct(texts: Any) -> list[str]:

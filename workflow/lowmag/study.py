@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lowmag.magnification import name_of
 from lowmag.recipe import Architecture, Share
 from lowmag.sections import Magnification, Section
+from lowmag.terms import earlier_forms
 
 
 class Evaluation(Section):
@@ -89,6 +90,18 @@ class TargetOptions(Section):
     views: Literal[1, 2, 4, 8] = Field(
         default=8, description="exact flips and rotations of every tile: the first so many of `augment`"
     )
+
+    @model_validator(mode="after")
+    def _of_the_same_students(self) -> "TargetOptions":
+        if other := sorted(self.grids.keys() ^ self.reads.keys()):
+            raise ValueError(f"grids and reads name other students: {', '.join(other)}")
+        for name, datasets in self.reads.items():
+            for form in earlier_forms(datasets):
+                if name not in self.earlier.get(form, {}):
+                    raise ValueError(
+                        f"reads of {name} asks for attention/{form}: give its cells as `earlier`"
+                    )
+        return self
 
 
 class Addition(Section):

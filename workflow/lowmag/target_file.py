@@ -5,8 +5,9 @@ more is written without touching the others, and each can be deleted by itself. 
 `lowmag-targets`, version 3); N tiles in the order of the train slides' index, V views in the numbering of
 `augment`, K classes, C channels, h x h cells:
 
-- root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256`, `asked`
-  (JSON of what decides on the grid) and `complete`, which is written last;
+- root attributes: `schema, schema_version, magnification, grid, classes, views, teacher_sha256`,
+  `tiles_identity` (as `index` has it), `asked` (JSON of what decides on the grid) and `complete`, which is
+  written last;
 - `slide_id`, `count`: the slides in order and the tiles of each;
 - `head/weight (K, C) float32`, `head/bias (K,) float32`: the teacher's last layer;
 - `values`: of `logits` (N, V, K) float32; of `features-{maxpool|bicubic|area}` (N, V, C, h, h) float16; of
@@ -53,6 +54,7 @@ EVERY_VIEW = "every_view"
 N_VIEWS = 8
 CURE = "delete it and rerun `lowmag targets`"
 VALUES = "values"
+TILES_IDENTITY = "tiles_identity"
 RECORD = "targets.json"  # beside the folders of a seed: of which teacher and tiles they are
 Stored = dict[str, Tensor]  # by the name of the dataset, for some tiles (n, ...)
 
@@ -117,8 +119,8 @@ class Targets:
         found = checked_attributes(file, path)
         names, counts = (_stored(file, name, path)[()] for name in ("slide_id", "count"))
         found["slides and tiles"] = [(name.decode(), int(n)) for name, n in zip(names, counts, strict=True)]
-        for name in ("teacher_sha256", "slides and tiles", "grid") if self.attributes else ():
-            if found[name] != self.attributes[name]:
+        for name in ("teacher_sha256", "slides and tiles", TILES_IDENTITY, "grid"):
+            if found.get(name) != self.attributes.get(name, found.get(name)):
                 raise UserError(f"targets {path} have another {name} than those beside them; {CURE}")
         found["views"] = min(int(found["views"]), self.attributes.get("views", N_VIEWS))
         self.attributes = found
@@ -174,6 +176,8 @@ class Targets:
         for name, value in expected.items():
             if found[name] != value:
                 raise UserError(f"targets {self.path} {_difference(name, found[name], value)}; {CURE}")
+        if self.attributes.get(TILES_IDENTITY, index.identity) != index.identity:
+            raise UserError(f"targets {self.path} are of tiles that were cut anew since; {CURE}")
 
     def check_grid(self, name: str, cells: int | np.ndarray) -> None:
         """Raise UserError when the maps of a dataset are not on a grid of `cells`."""

@@ -47,10 +47,11 @@ def targets_name(config: Config, method: str, magnification: float) -> str:
     return f"{name}-{cells or own}"
 
 
-def _grid(config: Config, training: StudentTraining, magnification: float) -> int:
-    """What tells one grid from another: cells per edge, or of sections, which differ, pixels per cell."""
+def _grid(config: Config, training: StudentTraining, magnification: float) -> int | str:
+    """What tells one grid from another: cells per edge; of sections, which differ, how they are reckoned."""
     if config.tiles.unit == "section":
-        return training.at(mpp_of(magnification)).stride
+        stride = training.at(mpp_of(magnification)).stride
+        return f"{stride}-vgg16" if training.model == "vgg16" else stride  # it rounds down, others up
     return config.cells(training, magnification)
 
 
@@ -72,4 +73,4 @@ def _add(wishes: TargetOptions, config: Config, method: str, magnification: floa
         wishes.earlier.setdefault(term.form, {})[name] = cells
     if config.tiles.unit == "section":
         of_grid = training.at(mpp_of(magnification)).model_dump(include={"model", "stride"})
-        wishes.sections[name] = Architecture.model_validate(of_grid)
+        wishes.sections.setdefault(name, Architecture.model_validate(of_grid))

@@ -40,6 +40,7 @@ from lowmag.target_file import (
     RECORD,
     SCHEMA,
     SCHEMA_VERSION,
+    TILES_IDENTITY,
     VALUES,
     asked_of,
     file_of,
@@ -86,7 +87,7 @@ def write_targets(
         if holds_targets(path):
             path.unlink()
     index = add_targets(source, out, measured(options))
-    record = {"teacher_sha256": weights_sha256(teacher), "tiles": index.n, "tiles_identity": index.identity}
+    record = {"teacher_sha256": weights_sha256(teacher), "tiles": index.n, TILES_IDENTITY: index.identity}
     write_json(out / RECORD, record | {"code": code_fingerprint("targets")})
 
 
@@ -274,6 +275,7 @@ def _create(
     name, dataset = place
     file = stack.enter_context(publishing_hdf5(file_of(out / name, dataset)))
     file.attrs.update({"schema": SCHEMA, "schema_version": SCHEMA_VERSION, "complete": False})
+    file.attrs[TILES_IDENTITY] = index.identity
     file.attrs["asked"] = asked_of(options, name, dataset)
     file.create_dataset("slide_id", data=[slide.slide_id.encode() for slide in index.slides])
     file.create_dataset("count", data=index.counts)
