@@ -214,7 +214,9 @@ def targets_to_passes(bench: Bench, name: str) -> float:
 
     def write() -> float:
         began = time.perf_counter()
-        targets.write_targets(model, job.tiles, job.splits, folder / "out", wish, bench.threads)
+        targets.write_targets(
+            targets.Source(model, job.tiles, job.splits, bench.threads), folder / "out", wish
+        )
         return (time.perf_counter() - began) / n
 
     network = lesson.network.eval()

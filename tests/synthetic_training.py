@@ -10,7 +10,7 @@ from lowmag import train
 from lowmag.recipe import StudentTraining, Training
 from lowmag.run_record import TIME_COLUMNS
 from lowmag.study import TargetOptions
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from lowmag.train import Job
 from safetensors.torch import load_file
@@ -56,7 +56,9 @@ def make_taught_cohort(folder: Path) -> Path:
         reads={"2.5x": EVERY_FORM},
         earlier={"inside-2": {"2.5x": 4}},
     )
-    write_targets(folder / "teacher" / "model.safetensors", tiles, splits, folder / "targets", options, 1)
+    write_targets(
+        Source(folder / "teacher" / "model.safetensors", tiles, splits), folder / "targets", options
+    )
     return folder
 
 

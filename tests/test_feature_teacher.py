@@ -20,7 +20,7 @@ from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
 from lowmag.target_file import Targets
 from lowmag.target_wishes import target_options
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from lowmag.train import train_student
 from pyarrow import parquet
@@ -87,7 +87,7 @@ def made(tmp_path_factory) -> Made:
     options = TargetOptions(
         grids={"2.5x": 1}, reads={"2.5x": ["logits", "features/area"]}, views=1, features=str(made.features)
     )
-    write_targets(made.teacher, tiles, splits, folder / "targets", options, threads=1)
+    write_targets(Source(made.teacher, tiles, splits), folder / "targets", options)
     return made
 
 

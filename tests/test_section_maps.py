@@ -64,7 +64,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiles, splits = make_cohort(folder, Cohort(train=("calm", "busy", ""), sections=SIZES))
     options = Training(stride=8, epochs=1, batch_size=2, accumulate=2)
     assert train.train_teacher(job_of(folder, folder / "teacher", magnification=HIGH), options) == 0
-    write_targets(folder / "teacher/model.safetensors", tiles, splits, folder / "targets", OPTIONS, 1)
+    write_targets(Source(folder / "teacher/model.safetensors", tiles, splits), folder / "targets", OPTIONS)
     return folder
 
 
@@ -120,7 +120,7 @@ def test_datasets_of_different_views_are_each_read_by_their_own(cohort: Path, tm
     source = Source(cohort / "teacher/model.safetensors", cohort / "tiles", cohort / "splits.csv")
     forms = DIPALMA.reads[1:]
     maps = OPTIONS.model_copy(update={"reads": {"2.5x": forms}, "earlier": {}})
-    write_targets(source.teacher, source.tiles, source.splits, tmp_path, maps, 1)
+    write_targets(source, tmp_path, maps)
     more = {"reads": {"2.5x": ["logits", *forms]}, "views": 4}
     assert supply(source, tmp_path / "2.5x", maps.model_copy(update=more), math.inf)
     added, whole = (Targets(folder / "2.5x", DIPALMA, CPU) for folder in (tmp_path, cohort / "targets"))
@@ -197,7 +197,9 @@ def test_sections_one_by_one_are_the_whole_batch(tmp_path: Path) -> None:
         )
         == 0
     )
-    write_targets(tmp_path / "teacher/model.safetensors", tiles, splits, tmp_path / "targets", OPTIONS, 1)
+    write_targets(
+        Source(tmp_path / "teacher/model.safetensors", tiles, splits), tmp_path / "targets", OPTIONS
+    )
     unturned = ONE_BY_ONE.augment.model_copy(update={"dihedral": "flips"})  # which keep the shape
     for name, parts in (("one", 32), ("all", 1)):
         options = ONE_BY_ONE.model_copy(update={"augment": unturned, "batch_size": 32, "accumulate": parts})

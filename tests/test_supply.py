@@ -45,7 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 @pytest.fixture
 def out(source: Source, tmp_path: Path) -> Path:
     """A seed's folder with what methods of soft labels read."""
-    write_targets(source.teacher, source.tiles, source.splits, tmp_path / "t", SOFT, 1)
+    write_targets(source, tmp_path / "t", SOFT)
     return tmp_path / "t"
 
 
@@ -87,7 +87,7 @@ def test_what_is_added_is_what_would_have_been_written_at_once(
     source: Source, out: Path, tmp_path: Path
 ) -> None:
     assert supply(source, out / "2.5x", MORE, FOREVER)
-    write_targets(source.teacher, source.tiles, source.splits, tmp_path / "at once", MORE, 1)
+    write_targets(source, tmp_path / "at once", MORE)
     for name in stamps(out):
         with h5py.File(out / name) as added, h5py.File(tmp_path / "at once" / name) as whole:
             assert (added["values"][()] == whole["values"][()]).all(), name  # pyright: ignore
@@ -99,7 +99,7 @@ def test_a_form_on_the_teachers_own_grid_is_the_one_that_is_there(
 ) -> None:
     """There nothing is resized: another form takes neither a pass of the teacher nor room."""
     area = TargetOptions(grids={"2.5x": 8}, reads={"2.5x": ["features/area"]}, views=1)
-    write_targets(source.teacher, source.tiles, source.splits, tmp_path, area, 1)
+    write_targets(source, tmp_path, area)
     both = area.model_copy(update={"reads": {"2.5x": ["features/area", "features/bicubic"]}})
     monkeypatch.setattr(targets, "say", lambda *_: pytest.fail("the teacher was asked"))
     assert supply(source, tmp_path / "2.5x", both, FOREVER)

@@ -14,7 +14,7 @@ from lowmag.sections import Demo
 from lowmag.slides import read_slides
 from lowmag.target_size import bytes_per_tile, read_config, targets_text
 from lowmag.target_wishes import target_options
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from synthetic_tiles import make_cohort
 from test_targets import TEACHER
 
@@ -41,7 +41,7 @@ def test_bytes_of_a_tile_are_those_that_are_written(tmp_path: Path, methods: dic
     save_model(tmp_path / "model.safetensors", build(config.teacher, 2), TEACHER)
     options, out = target_options(config), tmp_path / "targets"
     # The cohort's tiles are there at 10x and 2.5x; targets need the first alone.
-    write_targets(tmp_path / "model.safetensors", tiles, splits, out, options, 1)
+    write_targets(Source(tmp_path / "model.safetensors", tiles, splits), out, options)
     each = bytes_per_tile(config, 2)
     assert set(each) == {"5x", "2.5x"}
     for name, foretold in each.items():

@@ -23,7 +23,7 @@ from lowmag.stages import teacher_attention
 from lowmag.store import Layout, TileRow, writing
 from lowmag.study import TargetOptions
 from lowmag.target_file import Targets, file_of
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
 
@@ -58,6 +58,10 @@ class Made:
     out: Path
 
     @property
+    def source(self) -> Source:
+        return Source(self.teacher, self.tiles, self.splits)
+
+    @property
     def index(self) -> TileIndex:
         return index_tiles(self.tiles, [r for r in read_splits(self.splits) if r.split == "train"], CLASSES)
 
@@ -72,7 +76,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     torch.manual_seed(0)
     teacher = folder / "model.safetensors"
     save_model(teacher, build(Architecture(stride=8), 2), TEACHER)
-    write_targets(teacher, tiles, splits, folder / "targets", OPTIONS, threads=1)
+    write_targets(Source(teacher, tiles, splits), folder / "targets", OPTIONS)
     return Made(teacher, tiles, splits, folder / "targets")
 
 
@@ -113,7 +117,7 @@ def test_attention_of_an_earlier_stage_is_stored_when_asked_for(made: Made, tmp_
     options = TargetOptions(
         grids={"2.5x": 2}, reads={"2.5x": ["attention/outside-2"]}, earlier={"outside-2": {"2.5x": 4}}
     )
-    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    write_targets(made.source, tmp_path, options)
     method = Method.model_validate({"attention": {"relu": "outside", "stage": -2}})
     targets = Targets(tmp_path / "2.5x", method, CPU)
     targets.check_grid("attention/outside-2", 4)
@@ -135,7 +139,7 @@ def test_forms_that_are_one_map_are_stored_once(made: Made, tmp_path: Path) -> N
     """On the teacher's own grid, as students of upsampled input have it, nothing is resized."""
     reads = {"2.5x": list(FORMS), "5x": list(FORMS)}
     options = TargetOptions(grids={"2.5x": 8, "5x": 4}, reads=reads, views=2)
-    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    write_targets(made.source, tmp_path, options)
     own, resized = (tmp_path / name for name in options.grids)
     assert len({file_of(own, form).stat().st_ino for form in FORMS}) == 1
     assert len({file_of(resized, form).stat().st_ino for form in FORMS}) == 3
@@ -190,7 +194,7 @@ def test_map_follows_the_view(made: Made, tmp_path: Path) -> None:
     with writing(tmp_path / "tiles" / "s.h5", Layout([HIGH], {HIGH: 64}), {"slide_id": "s"}) as writer:
         for n, picture in enumerate((flat, spotted)):
             writer.append(TileRow(n, 0, 0, n, 1.0, {HIGH: picture}))
-    write_targets(made.teacher, tmp_path / "tiles", splits, tmp_path / "out", OPTIONS, threads=1)
+    write_targets(Source(made.teacher, tmp_path / "tiles", splits), tmp_path / "out", OPTIONS)
     with h5py.File(tmp_path / "out/2.5x/features-area.h5") as file:
         maps = torch.from_numpy(file["values"][()]).float()  # pyright: ignore
     place = torch.tensor([[0, 1], [0, 0]])
@@ -288,7 +292,7 @@ def test_what_was_there_is_deleted_when_all_is_written(made: Made, tmp_path: Pat
     shutil.copy(made.out / "2.5x/logits.h5", tmp_path / "t/5x.h5")  # of older versions
     shutil.copy(made.tiles / "train0.h5", tmp_path / "t/2.5x/tiles.h5")
     options = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["logits"]}, views=1)
-    write_targets(made.teacher, made.tiles, made.splits, tmp_path / "t", options, threads=1)
+    write_targets(made.source, tmp_path / "t", options)
     left = sorted(path.relative_to(tmp_path / "t").as_posix() for path in (tmp_path / "t").rglob("*.*"))
     assert left == ["2.5x", "2.5x/logits.h5", "2.5x/tiles.h5", "targets.json"]
     record = json.loads((tmp_path / "t/targets.json").read_text())
@@ -298,7 +302,7 @@ def test_what_was_there_is_deleted_when_all_is_written(made: Made, tmp_path: Pat
 
 def test_form_that_was_not_stored_is_named(made: Made, tmp_path: Path) -> None:
     options = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["logits", "features/area"]}, views=1)
-    write_targets(made.teacher, made.tiles, made.splits, tmp_path, options, threads=1)
+    write_targets(made.source, tmp_path, options)
     with pytest.raises(UserError, match="hold no features/maxpool"):
         Targets(tmp_path / "2.5x", ALL_TERMS, CPU)
     assert Targets(tmp_path / "2.5x", Method.model_validate({"soft_labels": 1}), CPU).n_views == 1
@@ -308,7 +312,7 @@ def test_student_is_no_teacher(made: Made, tmp_path: Path) -> None:
     network, _ = load_model(made.teacher)
     save_model(tmp_path / "student.safetensors", network, STUDENT)
     with pytest.raises(UserError, match=r"is a student; give the model.safetensors of a teacher"):
-        write_targets(tmp_path / "student.safetensors", made.tiles, made.splits, tmp_path, OPTIONS, threads=1)
+        write_targets(Source(tmp_path / "student.safetensors", made.tiles, made.splits), tmp_path, OPTIONS)
 
 
 def test_teacher_that_diverged_is_refused(made: Made, tmp_path: Path) -> None:
@@ -317,7 +321,7 @@ def test_teacher_that_diverged_is_refused(made: Made, tmp_path: Path) -> None:
     save_model(tmp_path / "model.safetensors", network, spec)
     with pytest.raises(UserError, match="not finite numbers for tiles 0 to 11"):
         write_targets(
-            tmp_path / "model.safetensors", made.tiles, made.splits, tmp_path / "t", OPTIONS, threads=1
+            Source(tmp_path / "model.safetensors", made.tiles, made.splits), tmp_path / "t", OPTIONS
         )
     assert list((tmp_path / "t").rglob("*.*")) == [tmp_path / "t/2.5x"]
 
@@ -330,6 +334,6 @@ def test_maps_too_large_to_be_stored_are_no_divergence(made: Made, tmp_path: Pat
     save_model(tmp_path / "model.safetensors", network, spec)
     kept = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["logits", "features/area"]}, views=1)
     told = tmp_path / "model.safetensors", made.tiles, made.splits
-    write_targets(*told, tmp_path / "kept", kept, threads=1)
+    write_targets(Source(*told), tmp_path / "kept", kept)
     with pytest.raises(UserError, match=r"attention/inside reach \d.*more than the 65504.*targets: online"):
-        write_targets(*told, tmp_path / "t", OPTIONS, threads=1)
+        write_targets(Source(*told), tmp_path / "t", OPTIONS)

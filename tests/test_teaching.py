@@ -15,7 +15,7 @@ from lowmag.methods import combine
 from lowmag.models import load_model, normalise, save_model, weights_sha256
 from lowmag.recipe import Augment, StudentTraining, Training
 from lowmag.study import TargetOptions
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from safetensors.torch import load_file
 from synthetic_tiles import CLASSES, HIGH, LOW, make_cohort
@@ -50,7 +50,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
         reads={"2.5x": EVERY_FORM},
         earlier={"inside-2": {"2.5x": 4}},
     )
-    write_targets(teacher_of(folder), tiles, splits, folder / "targets", options, 1)
+    write_targets(Source(teacher_of(folder), tiles, splits), folder / "targets", options)
     return folder
 
 
@@ -92,7 +92,7 @@ def test_online_is_what_is_cached_of_the_same_views(
             reads={"2.5x": EVERY_FORM},
             earlier={"inside-2": {"2.5x": 16}},
         )
-        write_targets(teacher_of(cohort), cohort / "tiles", cohort / "splits.csv", tmp_path, grids, 1)
+        write_targets(Source(teacher_of(cohort), cohort / "tiles", cohort / "splits.csv"), tmp_path, grids)
         task = lesson_of(cohort, online(options), terms).task
         stored = replace(task, options=options, targets=tmp_path / "2.5x")
         cached = losses_of(prepare_lesson(stored, CPU))

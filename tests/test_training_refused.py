@@ -13,7 +13,7 @@ from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.methods import combine
 from lowmag.recipe import Teacher
 from lowmag.study import TargetOptions
-from lowmag.targets import write_targets
+from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from synthetic_tiles import HIGH, Cohort, make_cohort
 from synthetic_training import (
@@ -140,7 +140,7 @@ def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Pat
         grids={"2.5x": 2}, reads={"2.5x": ["attention/inside-2"]}, earlier={"inside-2": {"2.5x": 2}}
     )
     teacher = cohort / "teacher" / "model.safetensors"
-    write_targets(teacher, cohort / "tiles", cohort / "splits.csv", tmp_path, options, 1)
+    write_targets(Source(teacher, cohort / "tiles", cohort / "splits.csv"), tmp_path, options)
     method = Method.model_validate({"attention": {"stage": -2}})
     with pytest.raises(UserError, match="have a grid of attention/inside-2 of 2, expected 4"):
         train.train_student(job_of(cohort, tmp_path / "run"), QUICK, method, tmp_path / "2.5x", 0)
@@ -149,12 +149,9 @@ def test_targets_of_another_earlier_grid_are_refused(cohort: Path, tmp_path: Pat
 def test_targets_of_one_view_fit_an_unturned_student_only(cohort: Path, tmp_path: Path) -> None:
     options = TargetOptions(grids={"2.5x": 2}, reads={"2.5x": ["logits"]}, views=1)
     write_targets(
-        cohort / "teacher" / "model.safetensors",
-        cohort / "tiles",
-        cohort / "splits.csv",
+        Source(cohort / "teacher" / "model.safetensors", cohort / "tiles", cohort / "splits.csv"),
         tmp_path,
         options,
-        1,
     )
     method = Method.model_validate({"soft_labels": 1})
     job, targets = job_of(cohort, tmp_path / "run"), tmp_path / "2.5x"

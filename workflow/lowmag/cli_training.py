@@ -185,14 +185,8 @@ def _targets(args: argparse.Namespace) -> None:
     from lowmag.parsing import parse_options
     from lowmag.study import TargetOptions
 
-    targets.write_targets(
-        args.teacher,
-        args.tiles,
-        args.splits,
-        args.out,
-        parse_options(TargetOptions, args.options),
-        args.threads,
-    )
+    source = targets.Source(args.teacher, args.tiles, args.splits, args.threads)
+    targets.write_targets(source, args.out, parse_options(TargetOptions, args.options))
 
 
 def _slide_head(args: argparse.Namespace) -> None:

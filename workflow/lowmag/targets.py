@@ -73,22 +73,24 @@ class Source:
     threads: int = 1
 
 
-def write_targets(
-    teacher: Path, tiles: Path, splits: Path, out: Path, options: TargetOptions, threads: int
-) -> None:
+def write_targets(source: Source, out: Path, options: TargetOptions) -> None:
     """Write all that `options` ask for in place of what `out` held, as `target_file` says.
 
     Tiles are those of all train slides, labelled and unlabelled; `out/targets.json` says which those are, and
     which teacher spoke.
     """
-    source = Source(teacher, tiles, splits, threads)
-    load_teacher(teacher)  # before anything is deleted
+    load_teacher(source.teacher)  # before anything is deleted
     for path in (*out.glob("*/*.h5"), *out.glob("*.h5")):  # of other tiles, and of methods that are gone
         if holds_targets(path):
             path.unlink()
     index = add_targets(source, out, measured(options))
-    record = {"teacher_sha256": weights_sha256(teacher), "tiles": index.n, TILES_IDENTITY: index.identity}
-    write_json(out / RECORD, record | {"code": code_fingerprint("targets")})
+    record = {
+        "teacher_sha256": weights_sha256(source.teacher),
+        "tiles": index.n,
+        TILES_IDENTITY: index.identity,
+        "code": code_fingerprint("targets"),
+    }
+    write_json(out / RECORD, record)
 
 
 def add_targets(

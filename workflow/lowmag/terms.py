@@ -35,7 +35,7 @@ class Term(Section):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Datasets of the targets file that it compares with; empty when it needs no teacher."""
+        """Datasets of the targets that it compares with; empty when it needs no teacher."""
         return ()
 
     @property
@@ -333,7 +333,7 @@ class Method(Section):
 
     @property
     def reads(self) -> list[str]:
-        """Datasets of the targets file that its terms compare with, each once."""
+        """Datasets of the targets that its terms compare with, each once."""
         return list(dict.fromkeys(name for term in self.terms.values() for name in term.reads))
 
     @property

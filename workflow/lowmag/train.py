@@ -68,7 +68,7 @@ def train_student(
 ) -> int:
     """Exit status, as `train_teacher`; `unlabelled` is the per cent of the unlabelled train slides used.
 
-    `targets` is the file of the teacher's targets, or with `options.targets: online` the teacher's model.
+    `targets` is the folder of the teacher's targets, or with `options.targets: online` the teacher's model.
     """
     return _train(Task(job, "student", options.at(mpp_of(job.magnification)), method, targets, unlabelled))
 
