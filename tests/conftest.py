@@ -1,5 +1,7 @@
 """What tests of several modules ask for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from lowmag.models import ModelSpec
@@ -12,6 +14,14 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiles, splits, a teacher of one epoch and its targets."""
+    from synthetic_training import make_taught_cohort  # slow to import
+
+    return make_taught_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.fixture

@@ -5,15 +5,30 @@ magnifications.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from lowmag.models import ModelSpec
 from lowmag.store import Layout, TileRow, writing
 
 CLASSES = ("calm", "busy")
 HIGH, LOW = 10.0, 2.5
 PX = {HIGH: 64, LOW: 16}
+TEACHER = ModelSpec(
+    role="teacher",
+    model="resnet10gn",
+    stride=8,
+    classes=CLASSES,
+    magnification=HIGH,
+    tile_px=64,
+    field_um=64.0,
+    input="native",
+    teacher_px=64,
+    mean=(0.6, 0.5, 0.6),
+    std=(0.2, 0.2, 0.2),
+)
+STUDENT = replace(TEACHER, role="student", magnification=LOW, tile_px=16)
 
 
 @dataclass(frozen=True)

@@ -9,26 +9,13 @@ import pandas as pd
 import pytest
 import torch
 from lowmag.errors import UserError
-from lowmag.models import ModelSpec, load_model, prepare, save_model
+from lowmag.models import load_model, prepare, save_model
 from lowmag.networks import build
 from lowmag.predict import write_predictions
 from lowmag.recipe import Architecture
 from lowmag.store import TileFile
-from synthetic_tiles import CLASSES, LOW, Cohort, make_cohort
+from synthetic_tiles import LOW, STUDENT, Cohort, make_cohort
 
-SPEC = ModelSpec(
-    role="student",
-    model="resnet10gn",
-    stride=8,
-    classes=CLASSES,
-    magnification=LOW,
-    tile_px=16,
-    field_um=64.0,
-    input="native",
-    teacher_px=64,
-    mean=(0.6, 0.5, 0.6),
-    std=(0.2, 0.2, 0.2),
-)
 COHORT = Cohort(
     val=("calm", "busy", ""),
     test=("busy", ""),
@@ -42,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("predict")
     tiles, splits = make_cohort(folder, COHORT)
     torch.manual_seed(1)
-    save_model(folder / "model.safetensors", build(Architecture(stride=8), 2), SPEC)
+    save_model(folder / "model.safetensors", build(Architecture(stride=8), 2), STUDENT)
     write_predictions(folder / "model.safetensors", tiles, splits, folder / "out", threads=1)
     return folder
 
@@ -97,7 +84,7 @@ def test_cost_is_that_of_the_model(folder: Path) -> None:
 
 def test_upsampled_student_costs_what_the_teacher_does(folder: Path, tmp_path: Path) -> None:
     network, _ = load_model(folder / "model.safetensors")
-    save_model(tmp_path / "model.safetensors", network, replace(SPEC, input="upsampled"))
+    save_model(tmp_path / "model.safetensors", network, replace(STUDENT, input="upsampled"))
     write_predictions(
         tmp_path / "model.safetensors", folder / "tiles", folder / "splits.csv", tmp_path, threads=1
     )

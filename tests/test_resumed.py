@@ -25,7 +25,6 @@ from synthetic_training import (
     QUICK,
     assert_same_run,
     job_of,
-    make_taught_cohort,
     train_averaged,
     train_distilled,
     train_in_parts,
@@ -35,11 +34,6 @@ from synthetic_training import (
 from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_taught_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,7 @@ from lowmag.supply import supply
 from lowmag.target_file import Targets, file_of
 from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
-from synthetic_tiles import CLASSES, LOW, make_cohort
-from test_targets import TEACHER
+from synthetic_tiles import CLASSES, LOW, TEACHER, make_cohort
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SOFT = TargetOptions(grids={"2.5x": 2, "5x": 4}, reads={"2.5x": ["logits"], "5x": ["logits"]}, views=2)

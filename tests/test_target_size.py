@@ -15,8 +15,7 @@ from lowmag.slides import read_slides
 from lowmag.target_size import bytes_per_tile, read_config, targets_text
 from lowmag.target_wishes import target_options
 from lowmag.targets import Source, write_targets
-from synthetic_tiles import make_cohort
-from test_targets import TEACHER
+from synthetic_tiles import TEACHER, make_cohort
 
 SMALL = {
     "tiles": {"field_um": 64, "students": [5, 2.5]},

@@ -15,7 +15,7 @@ from lowmag.bank import Bank
 from lowmag.errors import UserError
 from lowmag.index import TileIndex, index_tiles
 from lowmag.methods import teacher_targets
-from lowmag.models import ModelSpec, load_model, prepare, save_model, weights_sha256
+from lowmag.models import load_model, prepare, save_model, weights_sha256
 from lowmag.networks import build
 from lowmag.recipe import Architecture
 from lowmag.splits import read_splits
@@ -25,7 +25,7 @@ from lowmag.study import TargetOptions
 from lowmag.target_file import Targets, file_of
 from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
-from synthetic_tiles import CLASSES, HIGH, LOW, Cohort, make_cohort
+from synthetic_tiles import CLASSES, HIGH, STUDENT, TEACHER, Cohort, make_cohort
 
 CPU = torch.device("cpu")
 FORMS = ("features/area", "features/bicubic", "features/maxpool")
@@ -34,20 +34,6 @@ OPTIONS = TargetOptions(grids={"2.5x": 2, "5x": 4}, reads={"2.5x": EVERY_FORM, "
 ALL_TERMS = Method.model_validate(
     {"soft_labels": 1, "features": {"resize": "maxpool+bicubic"}, "attention": 1}
 )
-TEACHER = ModelSpec(
-    role="teacher",
-    model="resnet10gn",
-    stride=8,
-    classes=CLASSES,
-    magnification=HIGH,
-    tile_px=64,
-    field_um=64.0,
-    input="native",
-    teacher_px=64,
-    mean=(0.6, 0.5, 0.6),
-    std=(0.2, 0.2, 0.2),
-)
-STUDENT = replace(TEACHER, role="student", magnification=LOW, tile_px=16)
 
 
 @dataclass(frozen=True)

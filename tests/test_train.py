@@ -29,7 +29,6 @@ from synthetic_training import (
     LABELS,
     QUICK,
     job_of,
-    make_taught_cohort,
     rows_without_times,
     train_distilled,
     train_labelled,
@@ -38,11 +37,6 @@ from synthetic_training import (
 from torch.nn import functional
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_taught_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 def test_outputs_tell_the_run(cohort: Path, tmp_path: Path) -> None:

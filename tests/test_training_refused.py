@@ -21,17 +21,11 @@ from synthetic_training import (
     LABELS,
     QUICK,
     job_of,
-    make_taught_cohort,
     train_distilled,
     train_labelled,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_taught_cohort(tmp_path_factory.mktemp("cohort"))
 
 
 def test_diverged_loss_names_step_and_tiles(cohort: Path, tmp_path: Path) -> None:
