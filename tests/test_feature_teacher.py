@@ -14,7 +14,7 @@ from lowmag.feature_teacher import train_feature_teacher
 from lowmag.index import index_tiles
 from lowmag.lesson import Job
 from lowmag.models import load_model
-from lowmag.predict import Beside, write_predictions
+from lowmag.predict import PredictionJob, write_predictions
 from lowmag.recipe import StudentTraining, Teacher
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
@@ -93,19 +93,19 @@ def made(tmp_path_factory) -> Made:
 
 def test_it_learns_what_the_features_say(made):
     out = made.folder / "predictions"
-    write_predictions(made.teacher, made.tiles, made.splits, out, 1, Beside(made.features))
+    write_predictions(PredictionJob(made.teacher, made.tiles, made.splits, out, 1, made.features))
     table = parquet.read_table(out / "tiles.parquet").to_pandas()
     assert ((table["p_busy"] > 0.5) == (table["label"] == "busy")).all()
     assert set(table["split"]) == {"val", "test"}
     cost = json.loads((out / "cost.json").read_text())
     assert (cost["gmac_per_tile"], cost["tiles_per_s"]) == (None, None), "what computed them is not counted"
-    stated = Beside(made.features, patch_gmac=60)
-    write_predictions(made.teacher, made.tiles, made.splits, out, 1, stated)
+    job = PredictionJob(made.teacher, made.tiles, made.splits, out, 1, made.features, patch_gmac=60)
+    write_predictions(job)
     cost = json.loads((out / "cost.json").read_text())
     assert (cost["gmac_per_tile"], cost["tiles_per_s"]) == (60, None), "one patch a tile"
     assert cost["gmac_per_mm2"] == pytest.approx(60 / 0.064**2)
     with pytest.raises(UserError, match="give their folder as --features"):
-        write_predictions(made.teacher, made.tiles, made.splits, out, 1)
+        write_predictions(PredictionJob(made.teacher, made.tiles, made.splits, out, 1))
 
 
 def test_the_same_seed_gives_the_same_head(made, tmp_path):
@@ -123,7 +123,7 @@ def test_a_head_trained_slide_by_slide_by_attention_tells_tiles_apart(tmp_path):
         assert train_feature_teacher(made.job(name, HIGH), options) == 0
     out = made.teacher.parent
     assert (out.parent / "again" / "model.safetensors").read_bytes() == made.teacher.read_bytes()
-    write_predictions(made.teacher, made.tiles, made.splits, out, 1, Beside(made.features))
+    write_predictions(PredictionJob(made.teacher, made.tiles, made.splits, out, 1, made.features))
     table = parquet.read_table(out / "tiles.parquet").to_pandas()
     # Not of few slides: their labels leave some say to the noise of single tiles.
     assert ((table["p_busy"] > 0.5) == (table["label"] == "busy")).mean() > 0.9

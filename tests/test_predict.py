@@ -11,7 +11,7 @@ import torch
 from lowmag.errors import UserError
 from lowmag.models import load_model, prepare, save_model
 from lowmag.networks import build
-from lowmag.predict import write_predictions
+from lowmag.predict import PredictionJob, write_predictions
 from lowmag.recipe import Architecture
 from lowmag.store import TileFile
 from synthetic_tiles import LOW, STUDENT, Cohort, make_cohort
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiles, splits = make_cohort(folder, COHORT)
     torch.manual_seed(1)
     save_model(folder / "model.safetensors", build(Architecture(stride=8), 2), STUDENT)
-    write_predictions(folder / "model.safetensors", tiles, splits, folder / "out", threads=1)
+    write_predictions(PredictionJob(folder / "model.safetensors", tiles, splits, folder / "out", 1))
     return folder
 
 
@@ -86,7 +86,7 @@ def test_upsampled_student_costs_what_the_teacher_does(folder: Path, tmp_path: P
     network, _ = load_model(folder / "model.safetensors")
     save_model(tmp_path / "model.safetensors", network, replace(STUDENT, input="upsampled"))
     write_predictions(
-        tmp_path / "model.safetensors", folder / "tiles", folder / "splits.csv", tmp_path, threads=1
+        PredictionJob(tmp_path / "model.safetensors", folder / "tiles", folder / "splits.csv", tmp_path, 1)
     )
     native, upsampled = (
         json.loads(path.read_text()) for path in (folder / "out" / "cost.json", tmp_path / "cost.json")
@@ -98,4 +98,4 @@ def test_upsampled_student_costs_what_the_teacher_does(folder: Path, tmp_path: P
 def test_nothing_to_predict_is_refused(folder: Path, tmp_path: Path) -> None:
     tiles, splits = make_cohort(tmp_path, Cohort(val=("",), test=()))
     with pytest.raises(UserError, match="no labelled val or test slide"):
-        write_predictions(folder / "model.safetensors", tiles, splits, tmp_path / "out", threads=1)
+        write_predictions(PredictionJob(folder / "model.safetensors", tiles, splits, tmp_path / "out", 1))

@@ -205,7 +205,10 @@ def test_pictures_have_neither_check_nor_overlays_nor_reading(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("sizes", "unit", "expected"),
-    [((16, 1024), "tile", "in batches of 16 to 1024 tiles"), ((1, 1), "section", "in batches of 1 section")],
+    [
+        ((16, 1024), "tile", "in batches of 16 to 1\u202f024 tiles"),
+        ((1, 1), "section", "in batches of 1 section"),
+    ],
 )
 def test_how_many_at_a_time_were_timed_is_said(tmp_path: Path, sizes, unit: str, expected: str) -> None:
     study = small_study(unit=unit)

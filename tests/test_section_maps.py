@@ -21,7 +21,7 @@ from lowmag.lesson import Task, plan_epoch, prepare_lesson
 from lowmag.methods import teacher_targets
 from lowmag.models import load_model, prepare
 from lowmag.networks import build, count_gmac
-from lowmag.predict import write_predictions
+from lowmag.predict import PredictionJob, write_predictions
 from lowmag.recipe import Architecture, StudentTraining, Training
 from lowmag.section_maps import check_sections, section_cells
 from lowmag.splits import read_splits
@@ -234,7 +234,7 @@ def test_sections_too_small_for_a_network_are_named(cohort: Path) -> None:
 
 def test_a_slides_score_is_the_mean_of_its_sections(cohort: Path, tmp_path: Path) -> None:
     model = cohort / "teacher/model.safetensors"
-    write_predictions(model, cohort / "tiles", cohort / "splits.csv", tmp_path, 1)
+    write_predictions(PredictionJob(model, cohort / "tiles", cohort / "splits.csv", tmp_path, 1))
     tiles, slides = (
         parquet.read_table(tmp_path / f"{name}.parquet").to_pylist() for name in ("tiles", "slides")
     )

@@ -12,12 +12,11 @@ from lowmag.attention_pool import AttentionPool, load_slide_head
 from lowmag.errors import UserError
 from lowmag.models import save_model, weights_sha256
 from lowmag.networks import build
-from lowmag.predict import Beside, write_predictions
+from lowmag.predict import PredictionJob, write_predictions
 from lowmag.recipe import Architecture
 from lowmag.slide_head import Bags, HeadJob, Schedule, fit, moments, train_slide_head
 from safetensors import safe_open
-from synthetic_tiles import Cohort, make_cohort
-from test_predict import SPEC
+from synthetic_tiles import STUDENT, Cohort, make_cohort
 
 CHANNELS, TILES = 4, 12
 
@@ -93,7 +92,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("slide-head")
     make_cohort(folder, Cohort(test=("busy", "calm", ""), tile_labels={"test2": (0, 1, 1, 0)}))
     torch.manual_seed(1)
-    save_model(folder / "model.safetensors", build(Architecture(stride=8), 2), SPEC)
+    save_model(folder / "model.safetensors", build(Architecture(stride=8), 2), STUDENT)
     train_slide_head(job(folder, "head.safetensors"))
     return folder
 
@@ -119,8 +118,8 @@ def test_the_file_says_what_was_kept(folder):
 def test_predictions_are_the_heads(folder):
     model, head = folder / "model.safetensors", folder / "head.safetensors"
     inputs = (model, folder / "tiles", folder / "splits.csv")
-    write_predictions(*inputs, folder / "mean", 1)
-    write_predictions(*inputs, folder / "attended", 1, Beside(slide_head=head))
+    write_predictions(PredictionJob(*inputs, folder / "mean", 1))
+    write_predictions(PredictionJob(*inputs, folder / "attended", 1, slide_head=head))
     tiles, slides = (pd.read_parquet(folder / "attended" / f"{name}.parquet") for name in ("tiles", "slides"))
     plain = pd.read_parquet(folder / "mean" / "tiles.parquet")
     assert list(tiles) == [*plain, "attention"]
@@ -133,11 +132,10 @@ def test_predictions_are_the_heads(folder):
 
 def test_the_head_of_another_model_is_refused(folder, tmp_path):
     torch.manual_seed(2)
-    save_model(tmp_path / "model.safetensors", build(Architecture(stride=8), 2), SPEC)
-    beside = Beside(slide_head=folder / "head.safetensors")
+    save_model(tmp_path / "model.safetensors", build(Architecture(stride=8), 2), STUDENT)
     inputs = (tmp_path / "model.safetensors", folder / "tiles", folder / "splits.csv")
     with pytest.raises(UserError, match=r"trained on another model.*rerun `lowmag slide-head`"):
-        write_predictions(*inputs, tmp_path, 1, beside)
+        write_predictions(PredictionJob(*inputs, tmp_path, 1, slide_head=folder / "head.safetensors"))
     with pytest.raises(UserError, match="expected lowmag-slide-head 1"):
         load_slide_head(folder / "model.safetensors", weights_sha256(folder / "model.safetensors"))
     with pytest.raises(UserError, match="is not there"):
@@ -148,6 +146,6 @@ def test_slides_of_several_labels_alone_are_refused(tmp_path):
     mixed: dict[str, Sequence[int]] = {f"train{n}": (0, 1, 0, 1) for n in range(6)}
     make_cohort(tmp_path, Cohort(tile_labels=mixed))
     torch.manual_seed(1)
-    save_model(tmp_path / "model.safetensors", build(Architecture(stride=8), 2), SPEC)
+    save_model(tmp_path / "model.safetensors", build(Architecture(stride=8), 2), STUDENT)
     with pytest.raises(UserError, match=r"no train slide has one label.*slide_score: mean"):
         train_slide_head(job(tmp_path, "head.safetensors"))

@@ -200,7 +200,17 @@ def _slide_head(args: argparse.Namespace) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     gpus.take()
-    from lowmag import predict
+    from lowmag.predict import PredictionJob, write_predictions
 
-    beside = predict.Beside(args.features, args.slide_head, args.patch_gmac)
-    predict.write_predictions(args.model, args.tiles, args.splits, args.out, args.threads, beside)
+    write_predictions(
+        PredictionJob(
+            model=args.model,
+            tiles=args.tiles,
+            splits=args.splits,
+            out=args.out,
+            threads=args.threads,
+            features=args.features,
+            slide_head=args.slide_head,
+            patch_gmac=args.patch_gmac,
+        )
+    )

@@ -31,12 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What goes with a model: its `slide_head`; the `features` that a head on features is given.
+class PredictionJob:
+    """Which model predicts the tiles of which splits, and where that goes.
 
-    `patch_gmac` are the billions of multiply-accumulates of the network behind them for one patch, if stated.
+    Of the model: its `slide_head`; the folder of `features` that a head on features is given; `patch_gmac`,
+    billions of multiply-accumulates of the network behind them for one patch, if stated.
     """
 
+    model: Path
+    tiles: Path
+    splits: Path
+    out: Path
+    threads: int = 2
     features: Path | None = None
     slide_head: Path | None = None
     patch_gmac: float | None = None
@@ -51,40 +57,37 @@ class Said:
     attention: np.ndarray | None = None
 
 
-def write_predictions(
-    model: Path, tiles: Path, splits: Path, out: Path, threads: int, beside: Beside | None = None
-) -> None:
-    """Write tiles.parquet, slides.parquet and cost.json into `out`, each atomically.
+def write_predictions(job: PredictionJob) -> None:
+    """Write tiles.parquet, slides.parquet and cost.json into `job.out`, each atomically.
 
     Labelled tiles of the val and test slides in the order of splits.csv, bad tiles left out. A slide's
     probabilities are the mean of its tiles', or what its slide head says; slides whose tiles have several
     labels (pictures) have tile rows only. What the network behind a head on features costs is what
-    `beside` states. Raises UserError when there is no such tile.
+    the job states. Raises UserError when there is no such tile.
     """
-    beside = beside or Beside()
-    network, spec = load_model(model)
-    device = pick_device(threads)
+    network, spec = load_model(job.model)
+    device = pick_device(job.threads)
     network.to(device).to(memory_format=memory_format(device))
-    rows = [row for row in read_splits(splits) if row.split in ("val", "test")]
-    index = index_tiles(tiles, rows, spec.classes)
+    rows = [row for row in read_splits(job.splits) if row.split in ("val", "test")]
+    index = index_tiles(job.tiles, rows, spec.classes)
     ids = np.flatnonzero(index.usable & (index.labels >= 0))
     if not len(ids):
-        raise UserError(f"{splits} has no labelled val or test slide with tiles; label more patients")
-    given = give(network, spec, index, ids, Source(threads, beside.features))
-    if beside.slide_head:
-        said = _by_attention(network, load_slide_head(beside.slide_head, weights_sha256(model)), given)
+        raise UserError(f"{job.splits} has no labelled val or test slide with tiles; label more patients")
+    given = give(network, spec, index, ids, Source(job.threads, job.features))
+    if job.slide_head:
+        said = _by_attention(network, load_slide_head(job.slide_head, weights_sha256(job.model)), given)
     else:
         probabilities = predict_tiles(network, given)
         said = Said(
             probabilities,
             np.stack([part.mean(0, dtype=np.float64) for part in _by_slide(given, probabilities)]),
         )
-    _write_table(out / "tiles.parquet", _tile_columns(given, said))
-    _write_table(out / "slides.parquet", _slide_columns(given, said))
+    _write_table(job.out / "tiles.parquet", _tile_columns(given, said))
+    _write_table(job.out / "slides.parquet", _slide_columns(given, said))
     if given.bank is None:
-        write_json(out / "cost.json", _stated_cost(given, beside.patch_gmac))
+        write_json(job.out / "cost.json", _stated_cost(given, job.patch_gmac))
     else:
-        write_json(out / "cost.json", cost(network, spec, timed_pictures(spec, given.bank), threads))
+        write_json(job.out / "cost.json", cost(network, spec, timed_pictures(spec, given.bank), job.threads))
 
 
 def _stated_cost(given: Given, patch_gmac: float | None) -> dict[str, Any]:
