@@ -18,6 +18,7 @@ from lowmag.predict import PredictionJob, write_predictions
 from lowmag.recipe import StudentTraining, Teacher
 from lowmag.splits import read_splits
 from lowmag.study import TargetOptions
+from lowmag.supply import supply
 from lowmag.target_file import Targets
 from lowmag.target_wishes import target_options
 from lowmag.targets import Source, write_targets
@@ -106,6 +107,18 @@ def test_it_learns_what_the_features_say(made):
     assert cost["gmac_per_mm2"] == pytest.approx(60 / 0.064**2)
     with pytest.raises(UserError, match="give their folder as --features"):
         write_predictions(PredictionJob(made.teacher, made.tiles, made.splits, out, 1))
+
+
+def test_what_its_targets_lack_is_supplied(made, tmp_path):
+    source = Source(made.teacher, made.tiles, made.splits)
+    options = TargetOptions(
+        grids={"2.5x": 1}, reads={"2.5x": ["features/area"]}, views=1, features=str(made.features)
+    )
+    assert supply(source, tmp_path / "2.5x", options, float("inf"))
+    name = "2.5x/features-area.h5"
+    with h5py.File(tmp_path / name) as added, h5py.File(made.folder / "targets" / name) as whole:
+        assert (added["values"][()] == whole["values"][()]).all()  # pyright: ignore
+        assert added.attrs["every_view"]
 
 
 def test_the_same_seed_gives_the_same_head(made, tmp_path):

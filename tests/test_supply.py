@@ -21,6 +21,7 @@ from lowmag.target_file import Targets, file_of
 from lowmag.targets import Source, write_targets
 from lowmag.terms import Method
 from synthetic_tiles import CLASSES, LOW, TEACHER, make_cohort
+from synthetic_training import assert_same_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SOFT = TargetOptions(grids={"2.5x": 2, "5x": 4}, reads={"2.5x": ["logits"], "5x": ["logits"]}, views=2)
@@ -249,5 +250,7 @@ def test_a_student_has_what_it_lacks_written_and_trains(source: Source, out: Pat
     assert cli.main(command(source, out, tmp_path, budget=0)) == EXIT_UNFINISHED
     assert not file_of(out / "2.5x", "features/area").exists()
     assert cli.main(command(source, out, tmp_path)) == 0
-    assert (tmp_path / "run/model.safetensors").is_file()
+    again = {"out": tmp_path / "again", "state": tmp_path / "again-state"}
+    assert cli.main(command(source, out, tmp_path, **again)) == 0  # and found all written: the same run
+    assert_same_run(tmp_path / "run", tmp_path / "again")
     assert cli.main(command(source, out, tmp_path, teacher=None)) == 2
