@@ -222,14 +222,14 @@ def test_a_grid_that_nobody_asks_for_is_refused(source: Source, out: Path) -> No
         supply(source, out / "1.25x", SOFT, FOREVER)
 
 
-def command(source: Source, out: Path, folder: Path, **flags) -> list[str]:
+def command(source: Source, targets: Path, folder: Path, **flags) -> list[str]:
     options = StudentTraining(stride=8, epochs=1, batch_size=4).model_dump(exclude_defaults=True)
     options |= {"augment": {"dihedral": "horizontal"}}
     told = {
         **{"method": '{"features": {"resize": "area"}}', "tiles": source.tiles, "splits": source.splits},
         **{"classes": json.dumps(CLASSES), "magnification": LOW, "out": folder / "run"},
         **{"state": folder / "state", "threads": 1, "options": json.dumps(options)},
-        **{"targets": out / "2.5x", "teacher": source.teacher, "asked": MORE.model_dump_json(), **flags},
+        **{"targets": targets / "2.5x", "teacher": source.teacher, "asked": MORE.model_dump_json(), **flags},
     }
     return ["student", *(str(part) for k, v in told.items() if v is not None for part in (f"--{k}", v))]
 
