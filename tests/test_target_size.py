@@ -94,6 +94,9 @@ def test_the_command_takes_the_studys_files(tmp_path: Path, capsys: pytest.Captu
     for other in (["--tiles", "{}"], ["--origin", "level0"]):
         assert main([*line, *files, *other]) == 2
         assert "leave them out" in capsys.readouterr().err
-    (tmp_path / "b.yaml").write_text("- no section")
-    with pytest.raises(UserError, match="cannot be read as YAML of sections"):
-        read_config([tmp_path / "b.yaml"])
+    for wrong in ("- no section", "tiles: {students: [2.5"):
+        (tmp_path / "b.yaml").write_text(wrong)
+        with pytest.raises(UserError, match=r"b\.yaml cannot be read as a config"):
+            read_config([tmp_path / "b.yaml"])
+    with pytest.raises(UserError, match=r"gone\.yaml cannot be read"):
+        read_config([tmp_path / "gone.yaml"])

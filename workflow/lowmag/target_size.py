@@ -1,10 +1,8 @@
 """How many bytes a study's stored targets will take, before there is a teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from lowmag.config import Config, parse_config
 from lowmag.errors import UserError
@@ -20,22 +18,18 @@ FLOAT16, FLOAT32 = 2, 4
 
 
 def read_config(files: Sequence[Path]) -> Config:
-    """The config of a study of several files, a later one over those before it, as Snakemake merges them."""
+    """The config of a study of several files, a later one over those before it, read as Snakemake does."""
+    from snakemake.common.configfile import load_configfile
+    from snakemake.exceptions import WorkflowError
+    from snakemake.utils import update_config
+
     content: dict[str, Any] = {}
     for file in files:
         try:
-            _merge(content, yaml.safe_load(file.read_text(encoding="utf-8")) or {})
-        except (OSError, UnicodeError, yaml.YAMLError, AttributeError) as error:
-            raise UserError(f"{file} cannot be read as YAML of sections ({error}); correct it") from error
+            update_config(content, load_configfile(str(file)))
+        except (OSError, UnicodeError, WorkflowError) as error:
+            raise UserError(f"{file} cannot be read as a config ({error}); correct it") from error
     return parse_config(content)
-
-
-def _merge(content: dict[str, Any], update: Mapping[str, Any]) -> None:
-    for key, value in update.items():
-        if isinstance(value, dict) and isinstance(content.get(key), dict):
-            _merge(content[key], value)
-        else:
-            content[key] = value
 
 
 def bytes_per_tile(config: Config, n_classes: int, pixels: float = 0.0) -> dict[str, float]:
