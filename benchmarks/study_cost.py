@@ -5,9 +5,9 @@
 
 A study here: per seed a teacher at 10x (512 px), its targets of 8 views, and students of three methods at 5x,
 2.5x, 1.25x and 0.625x, ResNet-18, the same number of epochs each. `online` is the same study with the teacher
-asked in every step of every student. Rates of 1.25x are measured; a student's step is taken to cost in
-proportion to its pixels. Cutting tiles, predicting and evaluating are left out. One device, one run after
-another.
+asked in every step of every student but those of one method, labels-only, which never asks. Rates of 1.25x
+are measured; a student's step is taken to cost in proportion to its pixels. Cutting tiles, predicting and
+evaluating are left out. One device, one run after another.
 """
 
 import argparse
@@ -41,12 +41,12 @@ class Rates:
 
 
 def hours(rates: Rates, tiles: int, methods: int, seeds: int, *, online: bool) -> float:
-    """Hours of a study of so many training tiles, methods (at four magnifications each) and seeds."""
+    """Hours of a study of so many training tiles, methods (one without a teacher) and seeds."""
     seen = tiles * EPOCHS
     steps = sum(seen * pixels / rates.student for pixels in PIXELS.values())
     asked = len(PIXELS) * seen * rates.pass_s
-    of_seed = seen / rates.teacher + methods * (steps + (asked if online else 0))
-    return seeds * (of_seed + (0 if online else tiles * rates.targets_s)) / 3600
+    of_teacher = (methods - 1) * asked if online else tiles * rates.targets_s
+    return seeds * (seen / rates.teacher + methods * steps + of_teacher) / 3600
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def plot(rates: Rates) -> Figure:
     by_runs, by_tiles = figure.subplots(1, 2)
     for online, label, style in ((False, "stored targets", "-"), (True, "teacher online", "--")):
         for seeds, colour in zip(SEEDS, ("#1b6ca8", "#d1495b", "#3c8d40"), strict=True):
-            methods = range(1, 11)
+            methods = range(2, 11)
             runs = [seeds * n * len(PIXELS) for n in methods]
             spent = [hours(rates, SHOWN_TILES, n, seeds, online=online) for n in methods]
             by_runs.plot(runs, spent, style, color=colour, linewidth=1, label=f"seeds: {seeds}, {label}")

@@ -54,6 +54,11 @@ def complaint(content: dict) -> str:
         ),
         ({"teacher": {"model": "vgg16"}}, "stride of vgg16 is 16"),
         ({"methods": {"a/b": {"cross_entropy": 1}}}, "method name 'a/b': use letters"),
+        ({"methods": {"teacher": {"cross_entropy": 1}}}, "method name 'teacher': taken by the teacher"),
+        (
+            {"methods": {"kd": {"soft_labels": {"temperature": float("inf")}}}},
+            "methods.kd.soft_labels.temperature: Input should be a finite number",
+        ),
         ({"methods": {"none": {}}}, "a method needs at least one loss term"),
         (
             {"students": {"augment": {"rotation": 45}}},
@@ -266,6 +271,26 @@ def test_schema_and_model_agree(content):
         parse_config(content)
     else:
         complaint(content)
+
+
+@pytest.mark.parametrize(
+    ("terms", "is_refused"),
+    [
+        ({"attention_transfer": 1000}, True),
+        ({"attention": {"classes": "label"}}, True),
+        ({"attention": {"classes": "teacher", "normalise": "softmax"}}, True),
+        ({"attention": {"normalise": "minmax_class"}}, True),
+        ({"attention": 1, "attention_transfer": 1000}, False),  # jointly over classes
+        ({"attention": {"classes": "label", "normalise": "none"}}, False),
+        ({"cross_entropy": 1, "attention_transfer": 1000}, False),
+    ],
+)
+def test_a_method_that_can_say_nothing_of_a_single_cell_is_refused(terms, is_refused):
+    content = {"methods": {"m": terms}, "tiles": {"field_um": 512, "students": [1.25, 0.625]}}
+    if is_refused:
+        assert "at 0.625x the map is a single cell, so that there is nothing to learn" in complaint(content)
+        content["tiles"]["students"] = [1.25]
+    parse_config(content)
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_studies_of_terms_go_with_their_base(base, added):
     assert both.model_copy(update={"methods": alone.methods}) == alone
 
 
-@pytest.mark.parametrize(("base", "added"), [("", "lowmag"), ("ebhi", "ebhi_lowmag")])
+@pytest.mark.parametrize(("base", "added"), [("", "lowmag"), ("", "demo_lowmag"), ("ebhi", "ebhi_lowmag")])
 def test_the_own_method_is_added_to_a_study_with_what_it_is_held_against(base, added):
     names = ["config.yaml", *([f"workflow/studies/{base}.yaml"] if base else [])]
     alone = parse_config(merged(*names))
@@ -175,6 +175,23 @@ def test_the_own_method_is_added_to_a_study_with_what_it_is_held_against(base, a
         assert both.student_training(name) == alone.student_training(name)
     of_both, of_one = target_options(both), target_options(alone)
     assert of_both.grids.items() >= of_one.grids.items()
+
+
+def test_the_own_method_trains_as_long_as_the_study_it_is_added_to():
+    for base in ("config.yaml", "workflow/studies/slides.yaml"):
+        both = parse_config(merged("config.yaml", base, "workflow/studies/lowmag.yaml"))
+        assert {both.student_training(name).epochs for name in both.methods} == {both.students.epochs}
+
+
+def test_methods_of_the_demos_own_study_train_alike():
+    added = ("demo_lowmag", "lowmag_losses")
+    demo = parse_config(merged("config.yaml", *(f"workflow/studies/{name}.yaml" for name in added)))
+    own = [demo.student_training(name) for name in demo.methods if name not in config.DEFAULT_METHODS]
+    assert len(own) == 8
+    assert {(training.epochs, training.cell_um) for training in own} == {(10, 64)}
+    plain = parse_config(merged("config.yaml", "workflow/studies/lowmag.yaml"))
+    for name in plain.methods:
+        assert demo.methods[name].terms == plain.methods[name].terms
 
 
 def test_terms_across_the_batch_are_refused_one_picture_at_a_time():

@@ -322,8 +322,10 @@ def test_methods_are_compared_with_every_reference_of_the_study(tmp_path):
         seeds=[0], evaluation={"bootstrap": 200, "references": ["labels-only", "dipalma2021", "absent"]}
     )
     make_predictions(tmp_path / "predictions", study)
-    found = select(Results(tmp_path, study).comparisons, level="tile", metric="balanced_accuracy")
+    results = Results(tmp_path, study)
+    found = select(results.comparisons, level="tile", metric="balanced_accuracy")
     assert list(found["reference"].unique()) == ["teacher", "labels-only", "dipalma2021"]
+    assert "evaluation.references: absent is no method of this study" in results.summary["warnings"][0]
     rows = select(found, reference="dipalma2021", magnification=1.25)
     assert sorted(zip(rows["method"], rows["unlabelled"], strict=True)) == [
         ("delamor2024", 0),

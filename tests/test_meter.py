@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -51,6 +52,28 @@ def test_no_bar_without_a_terminal(capsys: pytest.CaptureFixture) -> None:
 def test_parts_of_a_batch_are_one_step() -> None:
     watched = Meter(8, 2, CPU)
     assert [watched.n_steps for _ in watched.watching([torch.zeros(2)] * 8, 4)] == [1] * 4 + [2] * 4
+
+
+def test_speed_and_waiting_are_shares_of_the_time_that_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches of 8: a second each on waiting for the batch, three on its step."""
+    now = [0.0]
+    monkeypatch.setattr(meter.time, "monotonic", lambda: now[0])
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _ in range(3):
+            now[0] += 1
+            yield torch.zeros(8)
+
+    watched = Meter(8, 3, CPU)
+    for _ in watched.watching(batches()):
+        now[0] += 3
+    watched.stop()
+    assert watched.seconds == 12
+    assert watched.seconds_per_step == 4
+    assert watched.images_per_s == 2
+    assert watched.waiting_share == 0.25
+    now[0] += 100  # validation is not counted
+    assert watched.images_per_s == 2
 
 
 def test_line_is_due_after_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:

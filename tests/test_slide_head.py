@@ -17,6 +17,7 @@ from lowmag.recipe import Architecture
 from lowmag.slide_head import Bags, HeadJob, Schedule, fit, moments, train_slide_head
 from safetensors import safe_open
 from synthetic_tiles import STUDENT, Cohort, make_cohort
+from torch.nn import functional
 
 CHANNELS, TILES = 4, 12
 
@@ -85,6 +86,20 @@ def test_it_solves_what_no_mean_of_tiles_can():
     with torch.no_grad():
         attention = torch.stack([attended(test.vectors[tiles])[1] for tiles in test.tiles[1::2]])
     assert attention.mean(0).argmax() == 3  # of slides with the tile far out
+
+
+def test_classes_weigh_alike_however_many_slides_they_have():
+    """The loss of an epoch is the mean of the classes' means; the head knows one class of the two."""
+    bags, drawn = needles(40, 1), needles(10, 2)
+    few = [*range(0, 40, 2), 1]  # 20 slides of the first class, one of the second
+    train = Bags(bags.vectors, [bags.tiles[n] for n in few], bags.labels[few], bags.patients[few])
+    pool = AttentionPool(*moments(train.vectors), 2)
+    with torch.no_grad():
+        pool.classifier.weight.zero_()
+        pool.classifier.bias.copy_(torch.tensor([2.0, -2.0]))
+    fitted = fit(pool, train, drawn, Schedule(epochs=1, lr=1e-9))
+    of_classes = functional.softplus(torch.tensor([-4.0, 4.0]))
+    assert fitted.history[1]["loss"] == pytest.approx(float(of_classes.mean()), rel=1e-4)
 
 
 @pytest.fixture(scope="module")

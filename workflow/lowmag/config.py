@@ -96,6 +96,8 @@ class Config(Section):
                     f"method name {name[:100]!r}: use letters, digits, '.', '_' and '-', 100 at most, "
                     "beginning with a letter or digit"
                 )
+            if name == "teacher":
+                raise ValueError("method name 'teacher': taken by the teacher in every table; choose another")
         return methods
 
     @field_validator("methods", mode="before")
@@ -242,6 +244,21 @@ class Config(Section):
                     f"students, method {name}: turned, zoomed or shifted pictures are made from the "
                     "teacher's tiles, but tiles.lowres is pyramid: set it to derived, or rotation: 0, "
                     "zoom: [1, 1] and shift: [0, 0]"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> "Config":
+        for name, method in self.methods.items():
+            if not all(term.is_of_places for term in method.terms.values()):
+                continue
+            training = self.student_training(name)
+            single = [name_of(m) for m in self.tiles.students if self.cells(training, m) == 1]
+            if single and self.images is None:
+                raise ValueError(
+                    f"method {name}: {', '.join(method.terms)} compares cells of a map with one another, "
+                    f"and at {', '.join(single)} the map is a single cell, so that there is nothing to "
+                    "learn: add a term, lower students.stride, set students.cell_um or enlarge tiles.field_um"
                 )
         return self
 

@@ -66,7 +66,8 @@ def write_tables(predictions: Path, reading: Path | None, out: Path, study: Stud
     }
     tests = [key for key in parts if key[1] == "test"]
     compared = [row for key in tests for row in _compared(parts[key], scored[key], drawn[key], study)]
-    warnings = [text for key in tests for text in _warnings(parts[key], drawn[key], scored[key], study)]
+    warnings = [*_of_references(study)]
+    warnings += [text for key in tests for text in _warnings(parts[key], drawn[key], scored[key], study)]
     for warning in warnings:
         log.warning("%s", warning)
     summary: dict[str, Any] = summarise(study, Findings(parts, drawn, scored, compared, cost))
@@ -188,6 +189,14 @@ def _metric_row(
         "n_patients": part.truth.n_patients,
         "n": part.n,
     }
+
+
+def _of_references(study: Study) -> Iterator[str]:
+    if unknown := [name for name in study.evaluation.references if name not in study.methods]:
+        yield (
+            f"evaluation.references: {', '.join(unknown)} is no method of this study "
+            f"({', '.join(study.methods)}), so nothing is compared with it"
+        )
 
 
 def _warnings(part: Part, drawn: Drawn, scored: Scores, study: Study) -> Iterator[str]:

@@ -17,7 +17,7 @@ Magnification = Annotated[float, Field(gt=0, le=80), AfterValidator(lambda value
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Demo(Section):

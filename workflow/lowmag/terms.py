@@ -58,6 +58,11 @@ class Term(Section):
         """Whether it is a mean over pictures, so that a batch in parts gives the same as a whole one."""
         return True
 
+    @property
+    def is_of_places(self) -> bool:
+        """Whether it compares cells of a map with one another alone: always 0 where there is one cell."""
+        return False
+
 
 class CrossEntropy(Term):
     @property
@@ -138,6 +143,11 @@ class Attention(Term):
     def needs_label(self) -> bool:
         return self.classes == "label"
 
+    @property
+    def is_of_places(self) -> bool:
+        is_one_map = self.classes != "all" and self.normalise in ("minmax", "softmax")
+        return self.stage == LAST_STAGE and (is_one_map or self.normalise == "minmax_class")
+
 
 def forms_of(reads: Sequence[str], kind: str) -> list[Any]:
     """Forms of one kind of map, of the last stage, among what is read: [area] of features/area."""
@@ -195,6 +205,10 @@ class AttentionTransfer(Term):
     @property
     def reads(self) -> tuple[str, ...]:
         return (f"{FEATURES}/{self.resize}",)
+
+    @property
+    def is_of_places(self) -> bool:
+        return True
 
 
 class Decoupled(Term):
