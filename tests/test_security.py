@@ -290,6 +290,39 @@ def test_ids_that_are_no_file_names_are_refused(tmp_path, slide):
             read_splits(tmp_path / "splits.csv")
 
 
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("fs:///disk/../../../../../etc/hostname", "segment '..'"),
+        ("fs:/disk/../x.svs", "segment '..'"),
+        ("s3://../x.svs", "segment '..'"),
+        ("s3://bucket/./x.svs", "segment '.'"),
+        ("s3://bucket//x.svs", "segment ''"),
+        ("s3://bucket", "no single object"),
+        ("s3://bucket/x.svs?versionId=1", "no single object"),
+        ("s3://bucket/x.svs#1", "no single object"),
+        ("http://169.254.169.254/x.svs", "of a kind unknown"),
+        ("file:///etc/passwd", "of a kind unknown"),
+        ("S3://bucket/x.svs", "of a kind unknown"),
+    ],
+)
+def test_addresses_that_lead_elsewhere_are_refused(tmp_path, address, problem):
+    with pytest.raises(UserError, match=rf"column path: .*{problem}.*give s3://bucket/folder/slide.svs"):
+        read_slides(write_sheet(tmp_path, address, "path"))
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a folder/x..y.%2e.svs", "fs:///disk/a b?.svs"])
+def test_addresses_of_slides_are_taken_as_they_are(tmp_path, address):
+    (row,) = read_slides(write_sheet(tmp_path, address, "path"))
+    assert names.address_of(row.path) == address
+
+
+@pytest.mark.parametrize("column", ["annotations", "mask", "coords"])
+def test_slides_alone_are_fetched(tmp_path, column):
+    with pytest.raises(UserError, match=rf"column {column}: .* is an address; give a file"):
+        read_slides(write_sheet(tmp_path, "s3://bucket/a", column))
+
+
 @pytest.mark.parametrize("outdir", ["-x", "a{b}", "a<results>", "a\nb"])
 def test_folders_that_commands_or_snakemake_misread_are_refused(outdir):
     with pytest.raises(UserError, match="outdir"):

@@ -15,17 +15,37 @@ UNSEEN = {
 
 REPEATED = re.compile(r"(.+)\1{19,}$")  # what Snakemake takes for an endless recursion
 
-ADDRESS = re.compile(r"^([a-z][a-z0-9+.-]+):/{1,2}(?=[^/])")  # in an object store, as s3://bucket/a.svs
-ON_A_DISK = re.compile(r"^fs:/+(?=[^/])")  # of a file that is to be fetched, as fs:///slow disk/a.svs
+SCHEMES = {"s3": "s3://", "fs": "fs:///"}  # in an object store; on a disk from which it is to be fetched
+ADDRESS = re.compile(rf"^({'|'.join(SCHEMES)}):/+(?=[^/])")
+OTHER_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+EXPECTED = "give s3://bucket/folder/slide.svs, fs:///folder/slide.svs or a path"
 
 
 def address_of(path: object) -> str | None:
     """The address of a slide in a store, also where a Path has joined its slashes; else None."""
     name = str(path)
-    if found := ON_A_DISK.match(name):
-        return f"fs:///{name[found.end() :]}"
     found = ADDRESS.match(name)
-    return f"{found[1]}://{name[found.end() :]}" if found else None
+    return SCHEMES[found[1]] + name[found.end() :] if found else None
+
+
+def problem_of_address(name: str) -> str | None:
+    """Why a slide cannot be fetched from an address, or None; also of a path, which is no address.
+
+    Storage plugins put the copy where the address says, below a folder of their own: what led out of that
+    would be written over, and removed afterwards. They leave out what stands behind `?` and `#`, so that two
+    addresses would be one slide.
+    """
+    address = address_of(name)
+    if address is None:
+        is_other = OTHER_ADDRESS.match(name)
+        return f"{name!r} is an address of a kind unknown here; {EXPECTED}" if is_other else None
+    scheme, _, place = address.partition("://")
+    segments = place.removeprefix("/").split("/")
+    if odd := {"", ".", ".."}.intersection(segments):
+        return f"{name!r} has the segment {min(odd)!r}; {EXPECTED}, whole and without such segments"
+    if scheme == "s3" and (len(segments) == 1 or set("?#") & set(place)):
+        return f"{name!r} names no single object of a store; {EXPECTED}, without ? and #"
+    return None
 
 
 def alike(name: str) -> str:

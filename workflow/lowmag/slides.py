@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lowmag.names import FILLED_IN, address_of, problem_of_path
+from lowmag.names import FILLED_IN, address_of, problem_of_address, problem_of_path
 from lowmag.sheet import (
     ID_LENGTH,
     ID_PATTERN,
@@ -167,6 +167,8 @@ def _slide(row: Row, folder: Path, problems: Problems) -> SlideRow:
         problems.add(row.number, "slide_id", problem)
     if not path:
         problems.add(row.number, "path", "is empty; give the slide's file, or take the row out")
+    if problem := problem_of_address(path):
+        problems.add(row.number, "path", problem)
     files = {name: _joined(folder, row.get(name)) if row.get(name) else None for name in FILE_COLUMNS}
     tissue = {name: parse(row, name, problems) for name, parse in TISSUE_COLUMNS.items()}
     return SlideRow(
@@ -250,5 +252,9 @@ def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Prob
             )
         for name in FILE_COLUMNS:
             file = getattr(slide, name)
-            if file and not files.exist(file):
+            if file and address_of(file):
+                problems.add(
+                    row.number, name, f"{row.get(name)!r} is an address; give a file on this machine"
+                )
+            elif file and not files.exist(file):
                 problems.add(row.number, name, f"there is no {file}; correct it or leave it empty")
