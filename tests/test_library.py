@@ -44,6 +44,7 @@ def _small_vit(monkeypatch) -> None:
         assert weights is None
         return VisionTransformer(image_size, 16, 2, 2, 32, 64, **options)
 
+    vit.__module__ = VisionTransformer.__module__
     monkeypatch.setitem(_api.BUILTIN_MODELS, "vit_small_of_ours", vit)
 
 
@@ -222,6 +223,21 @@ def test_compute_counts_attention_too():
         ("timm/test_vit", 64, 32, "4 x 4 cells of a tile of 64 px.*set stride: 16"),
         ("timm/no_such_network", 64, 32, r"cannot be made by timm \(Unknown model .*timm.list_models"),
         ("torchvision/no_such_network", 64, 32, "cannot be made by torchvision .*list_models"),
+        (
+            "torchvision/fcn_resnet50",
+            64,
+            32,
+            "Unknown model fcn_resnet50",
+        ),  # its backbone's weights come along
+        ("timm/test_resnet?checkpoint_path=evil.pth", 64, 32, "checkpoint_path is not to be given"),
+        ("timm/test_resnet?pretrained=true", 64, 32, "pretrained is not to be given"),
+        ("timm/test_resnet?pretrained_cfg=x", 64, 32, "pretrained_cfg is not to be given"),
+        ("timm/test_resnet?cache_dir=x", 64, 32, "cache_dir is not to be given"),
+        ("torchvision/resnet18?weights=DEFAULT", 64, 32, "weights is not to be given"),
+        ("torchvision/resnet18?pretrained=1", 64, 32, "pretrained is not to be given"),
+        ("timm/test_resnet?act_layer=gelu", 64, 32, "act_layer is 'gelu', expected a number"),
+        ("timm/test_resnet?drop_rate=nan", 64, 32, "drop_rate is 'nan', expected a number"),
+        (f"timm/test_resnet?drop_rate={'9' * 400}", 64, 32, "expected a number"),
         ("torchvision/alexnet", 32, 32, "takes no tiles of 32 x 32 px"),
     ],
 )

@@ -7,6 +7,7 @@ their places; class and register tokens are left out.
 """
 
 import importlib.util
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,12 @@ from lowmag.errors import UserError
 PROBE_PX = 224  # a picture that every network takes which does not say otherwise
 BEHIND_THE_MAP = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names
 BEHIND_TIMMS = ("global_pool", "head", "head_drop", "fc_norm", "attn_pool", "classifier", "fc", "last_linear")
+FETCHING = (
+    "pretrained",
+    "weights",
+    "checkpoint",
+    "cache",
+)  # what arguments begin with that read files or the net
 
 
 class LibraryBackbone(nn.Module):
@@ -79,14 +86,15 @@ class LibraryBackbone(nn.Module):
 def library_backbone(model: str, px: int | None) -> tuple[LibraryBackbone, int]:
     """The backbone of `torchvision/NAME` or `timm/NAME` with the library's fresh weights, and its channels.
 
-    Arguments of the library may follow, as in `timm/resnet50?output_stride=8`. `px` is the edge of its
-    pictures. Raises UserError when the library is not installed or has no such network.
+    Arguments of the library may follow, as in `timm/resnet50?output_stride=8`: numbers and truth values,
+    since a stranger's model file states them too. `px` is the edge of its pictures. Raises UserError when the
+    library is not installed or has no such network.
     """
     library, name = model.split("/", 1)
     check_installed(model)
     name, _, query = name.partition("?")
-    arguments = {key: _value(text) for key, text in parse_qsl(query)}
     try:
+        arguments = {key: _value(key, text) for key, text in parse_qsl(query, keep_blank_values=True)}
         body, to_map = _MAKERS[library](name, arguments, px)
     except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
@@ -128,6 +136,8 @@ def downloaded_weights(model: str, weights: str) -> dict[str, Tensor]:
 def _torchvision(name: str, arguments: dict[str, Any], px: int | None):
     from torchvision import models
 
+    if name not in models.list_models(module=models):  # not of segmentation, which fetch their backbones
+        raise ValueError(f"Unknown model {name}")
     is_vit = name.startswith("vit_")
     if is_vit and px:
         arguments = {"image_size": px, **arguments}
@@ -206,13 +216,17 @@ def _timm_download(name: str, weights: str) -> dict[str, Tensor]:
     return timm.create_model(name, pretrained=True).state_dict()
 
 
-def _value(text: str) -> Any:
+def _value(name: str, text: str) -> int | float | bool:
+    """An argument of a library; ValueError for what would fetch something, and for text."""
+    if name.startswith(FETCHING):
+        raise ValueError(f"{name} is not to be given with a network: weights are set by the key weights")
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
+        with suppress(ValueError, OverflowError):
+            if math.isfinite(kind(text)):
+                return kind(text)
+    raise ValueError(f"{name} is {text!r}, expected a number, true or false")
 
 
 def _refused(model: str, px: int, error: Exception) -> UserError:
