@@ -412,6 +412,7 @@ def test_limits_are_those_of_the_documentation():
         (qupath.MOST_PARTS, "brackets"),
         (tiff_pictures.LARGEST_TILE_PX, "px"),
         (tiff.MOST_DIRECTORIES, "directories"),
+        (tiff.MOST_TAGS, "tags"),
         (hdf5.MOST_PACKED_BYTES >> 20, "MB"),
         (hdf5.MOST_PACKING, "times"),
         (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),

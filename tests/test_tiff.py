@@ -1,5 +1,6 @@
 import itertools
 import struct
+import tracemalloc
 
 import pytest
 import tifffile
@@ -43,6 +44,28 @@ def test_what_is_no_tiff_is_none(tmp_path):
     (tmp_path / "a").write_bytes(b"\x89PNG")
     assert open_tiff(tmp_path / "a") is None
     assert referenced_end(tmp_path / "a") is None
+
+
+def write_overlapping(path, n_directories: int, n_tags: int):
+    """A TIFF whose directories each begin one entry behind the last, so that all share their bytes."""
+    first = 26 + 4 * n_directories
+    below = struct.pack(f"<{n_directories}I", *(first + 12 * n for n in range(n_directories)))
+    entries = (
+        struct.pack("<HHHIH", n_tags, number % 65_536, 99, 0, 0) for number in range(n_tags + n_directories)
+    )
+    top = struct.pack("<HHHIII", 1, tiff.SUB_DIRECTORIES, 4, n_directories, 26, 0)
+    path.write_bytes(b"II*\0" + struct.pack("<I", 8) + top + below + b"".join(entries) + bytes(64))
+
+
+def test_directories_that_overlap_are_given_no_more_memory_than_any(tmp_path):
+    write_overlapping(tmp_path / "a.tif", 40, 60_000)
+    tracemalloc.start()
+    with open_tiff(tmp_path / "a.tif") as file:
+        n_tags = sum(len(directory.tags) for directory in every_directory(file))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 60_000 < n_tags <= tiff.MOST_TAGS
+    assert peak < 64 << 20
 
 
 def head(offset, entries=b"", n=0):

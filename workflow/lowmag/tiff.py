@@ -26,7 +26,7 @@ TYPE_BYTES |= {17: 8, 18: 8}
 PRIVATE = 32768  # tags of vendors from here on: what they refer to is their own affair
 NDPI = 65420  # its 64-bit offsets sit in 32-bit fields, so a large one cannot be judged
 MOST_DIRECTORIES = 10_000
-MOST_TAGS = 65_535
+MOST_TAGS = 250_000  # of all directories, which may lie over one another; each takes 200 bytes of memory
 MOST_VALUES = 1 << 24  # of one tag
 
 
@@ -90,6 +90,7 @@ class Tiff:
         self.end = 16
         self.directories: list[Directory] = []
         self._seen: set[int] = set()
+        self._n_tags = 0
         head = self.read(8, 8) if large else self.read(4, 4)
         offset = struct.unpack(order + ("Q" if large else "I"), head)[0] if head else 0
         while offset and len(self._seen) < MOST_DIRECTORIES and self.end <= self.bytes:
@@ -130,7 +131,8 @@ class Tiff:
         n, value = struct.unpack(self.order + head, count)[0], struct.calcsize(self.order + word)
         width = struct.calcsize(self.order + entry) + value
         self.end = max(self.end, start + n * width + value)
-        body = self.read(start, n * width + value) if n <= MOST_TAGS else None
+        self._n_tags += n
+        body = self.read(start, n * width + value) if self._n_tags <= MOST_TAGS else None
         if body is None:
             return None, 0
         tags = {}
@@ -143,7 +145,8 @@ class Tiff:
             if tag < PRIVATE:
                 self.end = max(self.end, place + length)
         directory = Directory(self, tags)
-        for child in directory.numbers(SUB_DIRECTORIES).tolist() if top else ():
+        below = directory.numbers(SUB_DIRECTORIES)[:MOST_DIRECTORIES] if top else np.zeros(0, np.int64)
+        for child in below.tolist():
             if len(self._seen) < MOST_DIRECTORIES and (found := self._directory(child, top=False)[0]):
                 directory.below.append(found)
         return directory, struct.unpack_from(self.order + word, body, n * width)[0]
