@@ -1,9 +1,13 @@
 """The folder of SICAPv2 as it is downloaded: which pictures are in which split, and every refusal."""
 
 import gc
+import tracemalloc
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lowmag import partitions
 from lowmag.errors import UserError
 from lowmag.pictures import read_pictures, sheet_files, write_pictures
 from lowmag.sections import Pictures, Tiles
@@ -143,3 +147,53 @@ def test_spreadsheet_that_is_none_is_refused(sicap: Path) -> None:
     gc.collect()  # an error of its own if the file were left open
     write_sheet(sicap / TEST, ["image", *GRADES], [])
     assert "Test.xlsx has no column image_name (found image, NC, G3, G4, G5)" in complaint(sicap)
+
+
+SHEET = "xl/worksheets/sheet1.xml"
+ENTITY = b'<!DOCTYPE a [<!ENTITY name "image_name">]>'
+
+
+def rewrite(path: Path, part: str, change: Callable[[bytes], bytes]) -> None:
+    """Change one part of a spreadsheet, which need not be there."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (parts | {part: change(parts.get(part, b""))}).items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "problem"),
+    [
+        (SHEET, lambda c: c.replace(b"</sheetData>", b'<row r="30000000"/></sheetData>'), "100,000 rows"),
+        (
+            SHEET,
+            lambda c: c.replace(b"</sheetData>", b"<row/>" * 20_000 + b"</sheetData>"),
+            "10,000 elements",
+        ),
+        (SHEET, lambda c: c.replace(b">image_name<", b">" + b"a" * (40 << 20) + b"<"), "more than 32 MB"),
+        (SHEET, lambda c: ENTITY + c.replace(b">image_name<", b">&name;<"), "declares a document type"),
+        ("xl/workbook.xml", lambda c: ENTITY + c, "declares a document type"),
+        ("xl/other.xml", lambda _: b"<a>" * 200, "nested more than 100 deep"),
+        (SHEET, lambda c: c.replace(b't="n"', b't="s"'), "cannot be read as a spreadsheet"),
+        (SHEET, lambda _: b"\0", "cannot be read as a spreadsheet"),
+    ],
+)
+def test_spreadsheet_that_unfolds_or_declares_is_refused(
+    sicap: Path, monkeypatch: pytest.MonkeyPatch, part: str, change: Callable[[bytes], bytes], problem: str
+) -> None:
+    monkeypatch.setattr(partitions, "MOST_ELEMENTS", 10_000)
+    rewrite(sicap / TEST, part, change)
+    tracemalloc.start()
+    text = complaint(sicap)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert problem in text
+    assert "Test.xlsx" in text
+    assert peak < 80 << 20
+
+
+def test_formats_and_pictures_of_a_spreadsheet_are_left_alone(sicap: Path) -> None:
+    rewrite(sicap / TEST, partitions.FORMATS, lambda _: b"<a>" * 200)
+    rewrite(sicap / TEST, "xl/printerSettings1.bin", lambda _: b"\0binary")
+    assert len(read_pictures(sicap, Pictures())) == 28

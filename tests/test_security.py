@@ -20,6 +20,7 @@ from lowmag import (
     hdf5,
     markup,
     names,
+    partitions,
     qupath,
     regions,
     sheet,
@@ -417,6 +418,10 @@ def test_limits_are_those_of_the_documentation():
         (hdf5.MOST_PACKING, "times"),
         (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),
         (sheet.MOST_COLUMNS, "columns"),
+        (partitions.MOST_BYTES >> 20, "MB"),
+        (partitions.MOST_ELEMENTS, "elements"),
+        (partitions.MOST_ROWS, "rows"),
+        (partitions.MOST_COLUMNS, "columns"),
         (asap_format.MOST_NESTED, "groups deep"),
         (asap_format.MOST_ANNOTATIONS, "annotations"),
     ]

@@ -6,22 +6,26 @@ partition/Validation/Val{1..4}/{Train,Test}.xlsx
 wsi_labels.xlsx                                 slide_id, patient_id
 """
 
+import io
 import logging
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lowmag.errors import UserError
+from lowmag.markup import read_elements
 from lowmag.sheet import Problems, Row
-
-if TYPE_CHECKING:
-    from openpyxl import Workbook
 
 GRADES = ("NC", "G3", "G4", "G5")  # others (G4C, the cribriform ones among G4) are no classes of their own
 HEADER = ["image", "slide_id", "patient_id", "label", "split"]
 PATIENTS = "wsi_labels.xlsx"
+MOST_BYTES = 32 << 20  # of a spreadsheet, as it is and unpacked; those of SICAPv2 have a few
+MOST_ELEMENTS = 500_000  # of XML; three a cell
+MOST_ROWS, MOST_COLUMNS = 100_000, 100  # by their numbers: rows that are not there are counted
+FORMATS = "xl/styles.xml"  # of cells: each is an object of a kilobyte, and none is asked for
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LAYOUT = "give an images.csv, or the folder SICAPv2 as it is unpacked, with images and partition in it"
 
 logger = logging.getLogger(__name__)
@@ -95,31 +99,56 @@ def _patients(folder: Path) -> dict[str, str] | None:
 
 def _records(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Row number and cells of the rows of a spreadsheet's first sheet that are not blank."""
-    with _open_spreadsheet(path) as book:
-        rows = book.worksheets[0].iter_rows(values_only=True)
-        header = [_text(cell) for cell in next(rows, ())]
-        if missing := [name for name in columns if name not in header]:
-            found = ", ".join(name for name in header if name) or "nothing"
-            raise UserError(f"{path} has no column {', '.join(missing)} (found {found}); {LAYOUT}")
-        places = {name: header.index(name) for name in columns}
-        for number, cells in enumerate(rows, start=2):
-            if any(cell is not None for cell in cells):
-                yield number, {name: cells[place] for name, place in places.items()}
+    header: list[str] = []
+    places: dict[str, int] = {}
+    for number, cells in enumerate(_rows(path), start=1):
+        if number > MOST_ROWS:
+            raise UserError(f"{path} has more than {MOST_ROWS:,} rows; {LAYOUT}")
+        if number == 1:
+            header = [_text(cell) for cell in cells]
+            places = {name: header.index(name) for name in columns if name in header}
+        elif len(places) == len(columns) and any(cell is not None for cell in cells):
+            yield number, {name: cells[place] for name, place in places.items()}
+    if missing := [name for name in columns if name not in places]:
+        found = ", ".join(name for name in header if name) or "nothing"
+        raise UserError(f"{path} has no column {', '.join(missing)} (found {found}); {LAYOUT}")
 
 
-@contextmanager
-def _open_spreadsheet(path: Path) -> Iterator["Workbook"]:
-    """The spreadsheet, read as its rows are asked for; raises UserError for a file that is none."""
+def _rows(path: Path) -> Iterator[Sequence[Any]]:
+    """The cells of every row of the first sheet, MOST_ROWS + 1 at most; UserError where it is none."""
     from openpyxl import load_workbook  # only for cohorts that come as spreadsheets
 
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(path.open("rb"))  # left open by openpyxl where it fails
-            book = load_workbook(file, read_only=True, data_only=True)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} cannot be read as a spreadsheet ({error}); download it again") from error
-        stack.callback(book.close)
-        yield book
+    try:
+        with closing(load_workbook(_checked(path), read_only=True, data_only=True, keep_links=False)) as book:
+            yield from book.worksheets[0].iter_rows(
+                values_only=True, max_row=MOST_ROWS + 1, max_col=MOST_COLUMNS
+            )
+    except Exception as error:  # openpyxl raises what the damage leads to
+        raise UserError(f"{path} cannot be read as a spreadsheet ({error}); download it again") from error
+
+
+def _checked(path: Path) -> io.BytesIO:
+    """The parts of a spreadsheet that are XML, held against the limits; ValueError for others.
+
+    openpyxl knows none, and expands entities where defusedxml is not installed.
+    """
+    n_elements, checked = 0, io.BytesIO()
+
+    def count(*_: object) -> None:
+        nonlocal n_elements
+        n_elements += 1
+        if n_elements > MOST_ELEMENTS:
+            raise ValueError(f"it has more than {MOST_ELEMENTS:,} elements")
+
+    with zipfile.ZipFile(path) as given, zipfile.ZipFile(checked, "w") as kept:
+        if max(path.stat().st_size, sum(part.file_size for part in given.infolist())) > MOST_BYTES:
+            raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MB")
+        for name in {*given.namelist()} - {FORMATS}:
+            content = given.read(name)
+            if content.removeprefix(BYTE_ORDER_MARK).startswith(b"<"):
+                read_elements(content, count)
+                kept.writestr(name, content)
+    return checked
 
 
 def _text(cell: Any) -> str:
