@@ -18,9 +18,42 @@ write_text(sys.argv[1], "old")
 """
 
 
+# A Snakemake: begins, and is at work until its input ends.
+START = """
+import os, pathlib, sys
+from lowmag import ownership
+ownership.begin(pathlib.Path(sys.argv[1]))
+print(os.environ[ownership.RUN], flush=True)
+input()
+"""
+
+
 @pytest.fixture(autouse=True)
 def _no_run(monkeypatch):
     monkeypatch.setenv(ownership.RUN, "")
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """Begins in a process of its own, whose jobs ours now are, and returns that process."""
+    started = []
+
+    def beginning():
+        command = [sys.executable, "-c", START, str(tmp_path)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        monkeypatch.setenv(ownership.RUN, process.stdout.readline().strip())
+        return process
+
+    yield beginning
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill(process):
+    process.kill()
+    process.communicate()
 
 
 @pytest.fixture
@@ -42,16 +75,17 @@ def job(tmp_path):
         job.communicate()
 
 
-def test_job_publishes_for_the_run_that_started_it(tmp_path, job):
-    ownership.begin(tmp_path)
+def test_job_publishes_for_the_run_that_started_it(tmp_path, job, begin):
+    begin()
     assert job().communicate("\n")[1] == ""
     assert (tmp_path / "out.txt").read_text() == "old"
 
 
-def test_job_that_outlived_its_run_leaves_the_next_ones_output_alone(tmp_path, job):
-    ownership.begin(tmp_path)
+def test_job_that_outlived_its_run_leaves_the_next_ones_output_alone(tmp_path, job, begin):
+    first = begin()
     outlived = job()
-    ownership.begin(tmp_path)
+    kill(first)
+    begin()
     write_text(tmp_path / "out.txt", "new")
     _, said = outlived.communicate("\n")
     assert outlived.returncode != 0
@@ -60,18 +94,37 @@ def test_job_that_outlived_its_run_leaves_the_next_ones_output_alone(tmp_path, j
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.txt", "state"]
 
 
-def test_trainers_publish_under_their_own_lock(tmp_path, monkeypatch):
-    ownership.begin(tmp_path)
+def test_jobs_publish_for_a_run_that_is_at_work_beside_another(tmp_path, job, begin):
+    """Snakemake lets two of it make different files of a folder."""
+    begin()
+    of_first = job()
+    second = begin()
+    assert of_first.communicate("\n")[1] == ""
+    kill(second)
+    begin()
+    assert len(list((tmp_path / "state/starts").iterdir())) == 2
+
+
+def test_job_publishes_after_its_run_while_no_other_has_begun(tmp_path, job, begin):
+    first = begin()
+    outlived = job()
+    kill(first)
+    assert outlived.communicate("\n")[1] == ""
+
+
+def test_trainer_is_refused_before_it_has_its_lock_and_publishes_after(tmp_path, monkeypatch, begin):
+    first = begin()
     old = os.environ[ownership.RUN]
-    ownership.begin(tmp_path)
-    monkeypatch.setenv(ownership.RUN, old)
-    with pytest.raises(UserError):
-        write_text(tmp_path / "out.txt", "old")
     ownership.exempt()
-    write_text(tmp_path / "out.txt", "old")
+    kill(first)
+    begin()
+    write_text(tmp_path / "out.txt", "under the lock")
+    monkeypatch.setenv(ownership.RUN, old)
+    with pytest.raises(UserError, match="started anew"):
+        ownership.refuse_outlived(tmp_path / "out.txt")
 
 
-@pytest.mark.parametrize("run", ["", "/nowhere/state/begun:name"])
+@pytest.mark.parametrize("run", ["", "/nowhere/state/starts/name"])
 def test_command_by_hand_publishes(tmp_path, monkeypatch, run):
     monkeypatch.setenv(ownership.RUN, run)
     write_text(tmp_path / "out.txt", "by hand")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lowmag import train
+from lowmag import ownership, train
 from lowmag.checkpoint import EXIT_UNFINISHED
 from lowmag.errors import UserError
 from lowmag.lesson import Task, plan_epoch, prepare_lesson
@@ -49,6 +49,16 @@ def test_diverged_loss_of_a_resumed_run_in_parts_names_the_step_that_it_was(
     lesson = prepare_lesson(Task(job, "student", options, LABELS), torch.device("cpu"))
     names = ", ".join(lesson.bank.index.name(i) for i in plan_epoch(lesson, 0).order[4:8])
     assert f"epoch 1, step 2 (tiles {names})" in str(refused.value)
+
+
+def test_a_trainer_that_outlived_its_snakemake_begins_nothing(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may come to its turn, with old options, when the one that followed has finished the run."""
+    monkeypatch.setenv(ownership.RUN, str(tmp_path / "swept"))
+    with pytest.raises(UserError, match="Snakemake has been started anew"):
+        train_labelled(job_of(cohort, tmp_path / "run"), QUICK)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("clip", [1.0, None])

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from lowmag import gpus, ownership
+from lowmag import gpus
 from lowmag.cli_parts import add_command, add_options, class_names
 
 
@@ -102,7 +102,6 @@ def _training_arguments(parser: argparse.ArgumentParser, section: str) -> None:
 def _job(args: argparse.Namespace):
     from lowmag.train import Job
 
-    ownership.exempt()
     return Job(
         tiles=args.tiles,
         splits=args.splits,

@@ -1,12 +1,13 @@
-"""Whose results a folder holds now: those of the Snakemake that began there last.
+"""Whose results a folder holds now: those of the Snakemakes that are at work there.
 
-A Snakemake that is killed by SIGKILL leaves jobs at work, on a cluster for hours. Once it was begun again,
-maybe with other options, what they publish would take the place of what it has made. So every start leaves
-its name in the folder and in the environment of its jobs, and outputs are published where both agree.
-Trainers need none of this: the lock on their run makes the new one wait, and look whose run it then finds
-(`run_lock`).
+A Snakemake that is killed by SIGKILL leaves jobs at work or in the queue, on a cluster for hours. Once it was
+begun again, maybe with other options, what they publish would take the place of what it has made. So every
+start leaves a file in the folder, which it keeps locked, and the file's path in the environment of its jobs.
+The next start takes away the files that nobody locks any more, and outputs are published only while the file
+of one's own start is there. Two Snakemakes that make different files of a folder leave each other's alone.
 """
 
+import fcntl
 import os
 import signal
 import uuid
@@ -15,34 +16,66 @@ from pathlib import Path
 
 from lowmag.errors import UserError
 
-RUN = "LOWMAG_RUN"  # file that names the last start, and the name of our own, with a colon between
+RUN = "LOWMAG_RUN"  # path of the file of our start
 
 
 def begin(results: Path) -> None:
-    """Take over a folder of results for this process and the jobs it will start."""
-    file, name = results.absolute() / "state/begun", uuid.uuid4().hex
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"begun.{name}")
-    temporary.write_text(name, encoding="ascii")
-    temporary.replace(file)
-    os.environ[RUN] = f"{file}:{name}"
+    """Take over a folder of results for this process, as long as it lives, and the jobs it will start."""
+    folder, name = results.absolute() / "state/starts", uuid.uuid4().hex
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, own = folder / f".{name}", folder / name
+    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT, 0o666)  # the lock ends with the process
+    _lock(descriptor)
+    hidden.rename(own)
+    for other in folder.glob("[!.]*"):
+        if other != own and not _is_alive(other):
+            other.unlink(missing_ok=True)
+    os.environ[RUN] = str(own)
+
+
+def _is_alive(start: Path) -> bool:
+    """Whether the process of a start has it locked; not where the file system has no locks."""
+    try:
+        descriptor = os.open(start, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether no other process has it locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def exempt() -> None:
-    """Let this process publish whatever has begun since."""
+    """Let this process publish whatever begins from now on: a trainer, for whose lock the next one waits."""
     os.environ.pop(RUN, None)
 
 
 def refuse_outlived(path: Path) -> None:
-    """Raise UserError instead of publishing `path` for a Snakemake that another one has followed."""
-    file, _, name = os.environ.get(RUN, "").rpartition(":")
-    with suppress(FileNotFoundError):  # no start is known, or results were taken away: nobody to follow
-        if file and Path(file).read_text(encoding="ascii") != name:
-            end_job()
-            raise UserError(
-                f"{path} is not written: Snakemake has been started anew since it started this job, "
-                "and makes it again; there is nothing to do"
-            )
+    """Raise UserError instead of making `path` for a Snakemake that is gone, once another has followed."""
+    start = Path(os.environ.get(RUN) or "/")
+    try:
+        start.read_bytes()  # a network file system looks for the file itself only when it is opened
+    except FileNotFoundError:
+        if not start.parent.exists():  # results were taken away: nobody to follow
+            return
+        end_job()
+        raise UserError(
+            f"{path} is not written: Snakemake has been started anew since it started this job, "
+            "and makes it again; there is nothing to do"
+        ) from None
+    except OSError:  # no start is known
+        return
 
 
 def end_job() -> None:
@@ -54,6 +87,8 @@ def end_job() -> None:
     if not job:
         return
     for process in Path("/proc").glob("[0-9]*"):
+        if process.name == str(os.getpid()):  # says why first
+            continue
         with suppress(OSError):  # another user's, or it has ended
             variables = (process / "environ").read_bytes().split(b"\0")
             words = (process / "cmdline").read_bytes().split(b"\0")

@@ -29,6 +29,7 @@ from lowmag.magnification import factor_between
 from lowmag.methods import TargetsBatch
 from lowmag.models import ModelSpec, prepare, weights_sha256
 from lowmag.networks import FEATURES_MODEL, Network, build, map_cells
+from lowmag.ownership import refuse_outlived
 from lowmag.patch_features import features_of_tiles
 from lowmag.publish import publishing, write_json
 from lowmag.recipe import Architecture
@@ -80,6 +81,7 @@ def write_targets(source: Source, out: Path, options: TargetOptions) -> None:
     which teacher spoke.
     """
     load_teacher(source.teacher)  # before anything is deleted
+    refuse_outlived(out)
     for path in (*out.glob("*/*.h5"), *out.glob("*.h5")):  # of other tiles, and of methods that are gone
         if holds_targets(path):
             path.unlink()

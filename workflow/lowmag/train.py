@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from lowmag import chance
+from lowmag import chance, ownership
 from lowmag.checkpoint import EXIT_UNFINISHED, Checkpoint, Stop
 from lowmag.device import autocast, memory_format, pick_device
 from lowmag.errors import UserError
@@ -117,6 +117,9 @@ def _train_together(task: Task, device: torch.device, team: Team, stop: Stop) ->
         if team.any(not hold.ours):
             logger.info("%s while waiting", stop.reason)
             return EXIT_UNFINISHED
+        if team.leads:
+            ownership.refuse_outlived(job.out)
+            ownership.exempt()
         lesson = prepare_lesson(task, device, team)
         if team.any(hold.waited and is_written(job.out, lesson)):
             logger.info("the trainer that was waited for has finished the run")

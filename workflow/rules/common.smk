@@ -17,7 +17,9 @@ from lowmag.plan import Plan
 from lowmag.scores import FIGURES
 from lowmag.study import Run
 
+# A job that waited in a queue while Snakemake was begun anew would remove what that has made.
 try:
+    ownership.refuse_outlived(Path(config.get("outdir", "results")))
     plan = Plan(config)
     CLASSES, SLIDES = plan.classes, list(plan.slides)
 except UserError as problem:
