@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import struct
 import tracemalloc
 import unicodedata
 import zipfile
@@ -16,7 +18,9 @@ import torch
 from lowmag import (
     annotations,
     config,
+    crops,
     crossings,
+    dicom,
     hdf5,
     markup,
     names,
@@ -32,7 +36,9 @@ from lowmag import asap as asap_format
 from lowmag.errors import UserError
 from lowmag.exchange import read_coords
 from lowmag.initial_weights import load_initial
+from lowmag.pictures import read_pictures
 from lowmag.plan import Plan
+from lowmag.sections import Pictures, Tiles
 from lowmag.slides import read_slides
 from lowmag.splits import read_splits
 from lowmag.store import TileFile
@@ -324,6 +330,47 @@ def test_slides_alone_are_fetched(tmp_path, column):
         read_slides(write_sheet(tmp_path, "s3://bucket/a", column))
 
 
+@pytest.mark.parametrize("column", ["path", "annotations", "mask", "coords"])
+@pytest.mark.parametrize("by_link", [False, True])
+def test_pipes_and_devices_are_no_files(tmp_path, column, by_link):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    path = write_sheet(tmp_path, "link" if by_link else "pipe", column)
+    with pytest.raises(UserError, match=rf"column {column}: .* is neither a file nor a folder"):
+        read_slides(path)
+    with pytest.raises(UserError, match=rf"column {column}: /dev/zero is neither a file nor a folder"):
+        read_slides(write_sheet(tmp_path, "/dev/zero", column))
+
+
+def test_pictures_and_sheets_are_no_pipes(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "images.csv").write_text("image,label\npipe,x\n")
+    with pytest.raises(UserError, match=r"column image: .* is neither a file nor a folder"):
+        read_pictures(tmp_path / "images.csv", Pictures())
+    with pytest.raises(UserError, match="pipe does not exist or is no file"):
+        read_slides(tmp_path / "pipe")
+
+
+def test_large_files_are_not_read_whole(tmp_path):
+    """Of pictures to compare, and of a DICOM file whose series claims more than a name has."""
+    for name in ("a.png", "b.png"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(256 << 20)
+    (tmp_path / "images.csv").write_text("image,label\na.png,x\nb.png,y\n")
+    head = bytes(128) + b"DICM" + struct.pack("<HH2s2sI", 0x0002, 0x0010, b"UN", b"\0\0", 128 << 20)
+    with (tmp_path / "a.dcm").open("wb") as file:
+        file.write(head)
+        file.truncate(256 << 20)
+    rows = read_pictures(tmp_path / "images.csv", Pictures())
+    tracemalloc.start()
+    assert dicom.series_uid(tmp_path / "a.dcm") == ""
+    with pytest.raises(UserError, match="is not a picture that can be read"):
+        crops.write_tile_files(rows, tmp_path / "out", ["x", "y"], Pictures(), Tiles(lowres="derived"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
 @pytest.mark.parametrize("outdir", ["-x", "a{b}", "a<results>", "a\nb"])
 def test_folders_that_commands_or_snakemake_misread_are_refused(outdir):
     with pytest.raises(UserError, match="outdir"):
@@ -418,6 +465,8 @@ def test_limits_are_those_of_the_documentation():
         (hdf5.MOST_PACKING, "times"),
         (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),
         (sheet.MOST_COLUMNS, "columns"),
+        (dicom.MOST_ELEMENTS, "elements"),
+        (dicom.MOST_UID_BYTES, "bytes"),
         (partitions.MOST_BYTES >> 20, "MB"),
         (partitions.MOST_ELEMENTS, "elements"),
         (partitions.MOST_ROWS, "rows"),

@@ -1,6 +1,5 @@
 """Tile files out of pre-cut pictures: each picture is one tile, at every magnification."""
 
-import hashlib
 import json
 import logging
 import math
@@ -19,6 +18,7 @@ from lowmag.magnification import factor_between, mpp_of, name_of
 from lowmag.pictures import PictureRow
 from lowmag.sections import Pictures, Tiles
 from lowmag.store import Layout, TileRow, writing
+from lowmag.trust import sha256_of
 
 MPP_TOLERANCE = 0.25  # as for an objective: 20x is scanned at 0.44-0.55
 USUAL_MAGNIFICATIONS = (40.0, 20.0, 10.0, 5.0, 2.5, 1.25, 0.625)
@@ -126,10 +126,10 @@ def _refuse_copies(rows: Sequence[PictureRow]) -> None:
     by_size: dict[int, list[PictureRow]] = {}
     for row in rows:
         by_size.setdefault(row.image.stat().st_size, []).append(row)
-    by_content: dict[bytes, list[PictureRow]] = {}
+    by_content: dict[str, list[PictureRow]] = {}
     for same_size in by_size.values():
         for row in same_size if len(same_size) > 1 else []:
-            by_content.setdefault(hashlib.sha256(row.image.read_bytes()).digest(), []).append(row)
+            by_content.setdefault(sha256_of(row.image), []).append(row)
     copies = [same for same in by_content.values() if len(same) > 1]
     leaks = [same for same in copies if len({row.split for row in same}) > 1]
     if leaks:

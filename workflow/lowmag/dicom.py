@@ -12,6 +12,7 @@ LONG = {b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"SQ", b"UT", b"UN", b"UC", b"
 ITEM, ITEM_END, SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
 UNDEFINED = 0xFFFFFFFF
 MOST_ELEMENTS = 100_000
+MOST_UID_BYTES = 64
 Tag = tuple[int, int]
 
 
@@ -55,7 +56,7 @@ def _find(file: BinaryIO) -> str:
             explicit = False
             file.seek(place)
             continue
-        if tag > SERIES:
+        if tag > SERIES or (tag in (TRANSFER_SYNTAX, SERIES) and length > MOST_UID_BYTES):
             return ""
         if tag in (TRANSFER_SYNTAX, SERIES):
             text = file.read(length).rstrip(b"\0 ").decode("ascii", "replace")

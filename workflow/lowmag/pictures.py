@@ -134,8 +134,8 @@ def _check_files(rows: Sequence[tuple[int, PictureRow]], problems: Problems) -> 
             continue
         if (same := first.setdefault(files.real(row.image), number)) != number:
             problems.add(number, "image", f"{row.name!r} is also in row {same}; take one of them out")
-        elif not files.exist(row.image):
-            problems.add(number, "image", f"there is no {row.image}; correct the path or set pictures.folder")
+        elif problem := files.problem(row.image):
+            problems.add(number, "image", f"{problem}; correct the path or set pictures.folder")
 
 
 def _check_slides(rows: Sequence[tuple[int, PictureRow]], problems: Problems) -> None:

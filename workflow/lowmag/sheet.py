@@ -95,14 +95,14 @@ def read_header_and_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def _records(path: Path) -> list[list[str]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is no file; check the path in the config")
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             raise UserError(f"{path} is larger than {MOST_BYTES >> 20} MB, which no sheet of a cohort is")
         text = content.decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; check the path in the config") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text ({error}); save it as CSV in UTF-8") from error
     header = text.split("\n", 1)[0]
@@ -261,21 +261,23 @@ def check_alike(cells: Iterable[tuple[int, str]], column: str, problems: Problem
 
 
 class Files:
-    """Tells which files exist with one listing per folder, for sheets of many thousands of rows."""
+    """Tells which files are there with one listing per folder, for sheets of many thousands of rows."""
 
     def __init__(self) -> None:
         self._names: dict[str, set[str]] = {}
         self._folders: dict[Path, Path] = {}
 
-    def exist(self, path: Path) -> bool:
-        """Whether there is a file or folder at `path`."""
+    def problem(self, path: Path) -> str | None:
+        """Why there is no file or folder at `path`, or None; reading a pipe or device may never end."""
         folder, name = os.path.split(path)
         if folder not in self._names:
             try:
-                self._names[folder] = {entry.name for entry in os.scandir(folder or ".")}
+                self._names[folder] = {entry.name for entry in os.scandir(folder or ".") if _is_plain(entry)}
             except OSError:
                 self._names[folder] = set()
-        return name in self._names[folder] or path.exists()
+        if name in self._names[folder] or path.is_file() or path.is_dir():
+            return None
+        return f"{path} is neither a file nor a folder" if path.exists() else f"there is no {path}"
 
     def real(self, path: Path) -> Path:
         """The place of a file behind links and `..`: the same for every name that it goes by."""
@@ -283,3 +285,8 @@ class Files:
             self._folders[path.parent] = path.parent.resolve()
         place = self._folders[path.parent] / path.name
         return place.resolve() if place.is_symlink() else place
+
+
+def _is_plain(entry: os.DirEntry) -> bool:
+    """Whether an entry of a folder is a file or folder itself, as its listing says."""
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)

@@ -246,15 +246,13 @@ def _check_names(row: Row, slide: SlideRow, problems: Problems) -> None:
 def _check_files(rows: Sequence[Row], slides: Sequence[SlideRow], problems: Problems) -> None:
     files = Files()
     for row, slide in zip(rows, slides, strict=True):
-        if row.get("path") and not address_of(slide.path) and not files.exist(slide.path):
-            problems.add(
-                row.number, "path", f"there is no {slide.path}; correct the path or take the row out"
-            )
+        if row.get("path") and not address_of(slide.path) and (problem := files.problem(slide.path)):
+            problems.add(row.number, "path", f"{problem}; correct the path or take the row out")
         for name in FILE_COLUMNS:
             file = getattr(slide, name)
             if file and address_of(file):
                 problems.add(
                     row.number, name, f"{row.get(name)!r} is an address; give a file on this machine"
                 )
-            elif file and not files.exist(file):
-                problems.add(row.number, name, f"there is no {file}; correct it or leave it empty")
+            elif file and (problem := files.problem(file)):
+                problems.add(row.number, name, f"{problem}; correct it or leave it empty")
