@@ -8,6 +8,7 @@ from lowmag import check, opening, tiff_pictures
 from lowmag.reader import open_slide
 from lowmag.record import load_record
 from lowmag.sections import Check
+from lowmag.trust import sha256_of
 from synthetic_slides import REAL_SLIDES, noise, reduced, write_record, write_slide
 from synthetic_tiffs import Form, encode_tiles, smooth, write_jpeg_tiff
 
@@ -52,6 +53,15 @@ def test_jpeg_tiles_are_read_by_segment(tmp_path, picture, order):
     with open_slide(record) as slide:
         assert slide.source.name == "segments"
         np.testing.assert_array_equal(slide.read(64, 128, 32, (128, 128)), expected[1][32:64, 16:48])
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_slide_that_openslide_does_not_read_is_known_by_a_digest(tmp_path, picture, order):
+    path = tmp_path / "a.tif"
+    write_jpeg_tiff(path, [picture], Form(order=order, mpp=0.25))
+    record = load_record(write_record(tmp_path, path))
+    known = {"<": (None, True), ">": (sha256_of(path), False)}
+    assert (record.source_digest, bool(record.source_quickhash)) == known[order]
 
 
 @pytest.mark.parametrize(("compression", "source"), [("lzw", "vips"), ("jpeg", "segments"), ("webp", "vips")])

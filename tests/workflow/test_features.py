@@ -71,6 +71,8 @@ def test_from_features_to_the_report(tmp_path):
     assert said.groupby("slide_id").attention.sum().to_numpy() == pytest.approx(1)
     run = json.loads((results / "students/from-features/1.25x/u100/seed0/run.json").read_text())
     assert run["teacher_sha256"]
+    inputs = json.loads((results / "provenance.json").read_text())["inputs"]
+    assert inputs["features"]["n"] == len(list((tmp_path / "features").glob("*.h5")))
     report = html.unescape((results / "report.html").read_text())
     summary = json.loads((results / "evaluation" / "summary.json").read_text())
     for sentence in answer(summary).sentences:

@@ -53,6 +53,12 @@ def test_every_test_picture_is_in_the_report(finished: StudyFolder) -> None:
     assert (folder / "report.html").stat().st_size > 10_000
 
 
+def test_provenance_tells_the_pictures_they_learned_from(finished: StudyFolder) -> None:
+    inputs = json.loads((finished.folder / "results/provenance.json").read_text())["inputs"]
+    assert inputs["pictures"]["n"] == len(list((finished.folder / "SICAPv2/images").iterdir()))
+    assert "partition/Validation/Val1/Train.xlsx" in inputs["sheets"]
+
+
 def test_nothing_is_left_to_do_and_another_fold_starts_with_its_pictures(finished: StudyFolder) -> None:
     assert finished.planned() == {}
     planned = finished.planned("--config", "pictures={fold: 2}")

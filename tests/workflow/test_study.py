@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from lowmag import cli
+from lowmag.fingerprint import whole_package
 from lowmag.store import TileFile
 
 from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
@@ -105,6 +106,13 @@ def test_provenance_tells_every_rule_from_records_and_no_folder(finished):
     assert found["rules"]["student"]["jobs"] == 6
     assert len(found["runs"]) == 7
     assert found["runs"]["teacher/seed0"]["sessions"] >= 1
+    for rule, jobs in found["rules"].items():
+        assert jobs["jobs_silent"] == 0, rule
+        assert jobs["code"] == [whole_package()]
+        assert jobs["hardware"] == [found["hardware"]]
+    (torch,) = found["rules"]["student"]["software"]["torch"]
+    assert torch.split("+")[0] == found["software"]["torch"].split("+")[0]
+    assert "torch" not in found["rules"]["tiles"]["software"]
 
 
 def test_second_run_elsewhere_gives_the_same_tables(finished):

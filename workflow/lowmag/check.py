@@ -13,7 +13,7 @@ from lowmag import dicom, scale
 from lowmag.colour import digest, read_profile
 from lowmag.opening import CONVERT, Opened, open_file
 from lowmag.publish import write_text
-from lowmag.record import RejectedError, SlideRecord, load_record, save_record, size_of
+from lowmag.record import RejectedError, SlideRecord, digest_of, load_record, save_record, size_of
 from lowmag.sections import Check
 from lowmag.slides import read_slides
 from lowmag.source import Source, UnreadableError
@@ -121,6 +121,7 @@ def inspect(slide: SlideToCheck, magnification: float, options: Check) -> SlideR
             _read_samples(slide, opened.source)
         finally:
             opened.source.close()
+        _identify(file, facts)
         _scale(slide, magnification, options, facts, opened)
         facts["notes"] = tuple(opened.notes + _level_notes(slide, facts))
     except RejectedError as rejected:
@@ -196,6 +197,16 @@ def _open(slide: SlideToCheck, file: Path, facts: dict[str, Any]) -> Opened:
         "icc": digest(read_profile(file)),
     }
     return opened
+
+
+def _identify(file: Path, facts: dict[str, Any]) -> None:
+    """Note a digest of the file where OpenSlide gives none."""
+    if facts.get("source_quickhash"):
+        return
+    try:
+        facts["source_digest"] = digest_of(file)
+    except OSError as error:
+        raise RejectedError("unreadable", f"{file.name} cannot be read: {error.strerror}", COPY) from None
 
 
 def _read_samples(slide: SlideToCheck, source: Source) -> None:

@@ -22,11 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     logging.getLogger("pyvips").setLevel(logging.WARNING)  # it tells of every thread pool
     try:
-        if "LOWMAG_PACKAGE" in os.environ:
-            from lowmag import own_code
+        if "LOWMAG_PACKAGE" not in os.environ:
+            return args.run(args) or 0
+        from lowmag import job_stamp, own_code
 
-            own_code.check()
-        return args.run(args) or 0
+        own_code.check()
+        status = args.run(args) or 0
+        job_stamp.say()
+        return status
     except UserError as error:
         print(f"lowmag {args.command}: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,6 @@ No folder, host or user of the machine stands in it; with `qc.anonymise` no id o
 """
 
 import csv
-import hashlib
 import json
 import os
 import platform
@@ -18,7 +17,9 @@ from typing import Any
 from lowmag import __version__
 from lowmag.errors import UserError
 from lowmag.fingerprint import whole_package
-from lowmag.job_records import rule_times
+from lowmag.inputs import inputs_of
+from lowmag.job_records import rules_of
+from lowmag.job_stamp import hardware
 from lowmag.publish import write_json
 from lowmag.trust import sha256_of
 
@@ -30,7 +31,6 @@ PACKAGES = (
 TABLES = ("splits.csv", "check.tsv", "report.html", "qc.html")
 FOLDERS = ("evaluation", "figures")
 OF_SLIDES = ("slides", "tissue", "tiles")  # folders of a file per slide
-OF_SLIDE = ("slide_id", "verdict", "source_size", "source_quickhash", "width", "height", "mpp_x", "mpp_y")
 OF_RUN = ("role", "seed", "magnification", "unlabelled", "seconds", "sessions", "code", "device", "threads")
 OF_RUN += ("weights_sha256", "teacher_sha256", "splits_sha256", "tiles_sha256", "features_sha256", "versions")
 
@@ -54,14 +54,15 @@ def write_lineage(out: Path, made: Made) -> None:
         )
     slides = _slides(made.results)
     _require(made, slides)
-    rules = rule_times(made.metadata, os.path.normpath(made.results), _Gone(made.models, set(slides)).has)
+    records = [_read(made.results / f"slides/{slide}.json") for slide in slides]
+    rules = rules_of(made.metadata, os.path.normpath(made.results), _Gone(made.models, set(slides)).has)
     content = {
         **SCHEMA,
         "config": _without_folders(made.config),
         "code": {"lowmag": __version__, "fingerprint": whole_package()},
         "software": software(),
         "hardware": hardware(),
-        "inputs": _inputs(made, slides),
+        "inputs": inputs_of(made.config, made.sheet, records),
         "runs": _runs(made),
         "rules": rules,
         "rules_from": "Snakemake's record of every output's last job" if rules else "no records were found",
@@ -84,19 +85,6 @@ def software() -> dict[str, str]:
     found["openslide"] = openslide.__library_version__
     found["libvips"] = ".".join(str(pyvips.version(part)) for part in range(3))
     return found
-
-
-def hardware() -> dict[str, Any]:
-    """What this job ran on: system, processor, CPUs, memory. What trained stands in `runs`."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": models[0] if models else platform.processor(),
-        "cpus": os.cpu_count(),
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20,
-    }
 
 
 def _slides(results: Path) -> list[str]:
@@ -132,21 +120,6 @@ class _Gone:
             model = rest if first == "predictions" else output
             return not any(model.startswith(f"{one}/") for one in self.models)
         return bool(self.slides) and first in OF_SLIDES and PurePath(rest).stem not in self.slides
-
-
-def _inputs(made: Made, ids: Sequence[str]) -> dict[str, Any]:
-    """Digest of the sheet, and what identifies every slide; of an anonymised study one digest of all."""
-    found: dict[str, Any] = {}
-    if made.sheet and made.sheet.is_file():
-        found["sheet_sha256"] = sha256_of(made.sheet)
-    records = [_read(made.results / f"slides/{slide}.json") for slide in ids]
-    slides = [{key: record.get(key) for key in OF_SLIDE} for record in records]
-    if made.config.get("qc", {}).get("anonymise"):
-        found.pop("sheet_sha256", None)  # a sheet of few slides could be guessed from it
-        listed = sorted(json.dumps(slide, sort_keys=True) for slide in slides)
-        digest = hashlib.sha256("\n".join(listed).encode()).hexdigest()
-        return found | {"n_slides": len(slides), "slides_sha256": digest}
-    return found | {"slides": slides} if slides else found
 
 
 def _runs(made: Made) -> dict[str, Any]:

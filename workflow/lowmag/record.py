@@ -1,11 +1,14 @@
 """`slides/{slide}.json`: what one slide is, where its scale comes from, and the verdict on it."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lowmag.errors import UserError
 from lowmag.publish import write_json
+
+WHOLE_BYTES = 64 << 20  # a larger file is known by its two ends
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class SlideRecord:
     source_size: int | None = None
     source_mtime: int | None = None
     source_quickhash: str | None = None
+    source_digest: str | None = None  # `digest_of` the file, where OpenSlide gives no hash
     icc: str | None = None
     reader: str | None = None
     source: str = "openslide"  # openslide | segments | vips: what reads the pixels
@@ -94,6 +98,16 @@ def size_of(path: Path) -> int:
     if not path.is_dir():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file; of one over 64 MiB of its first and last 32 MiB, which are read at any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(WHOLE_BYTES // 2))
+        file.seek(max(file.tell(), path.stat().st_size - WHOLE_BYTES // 2))
+        digest.update(file.read(WHOLE_BYTES // 2))
+    return digest.hexdigest()
 
 
 def require_same_file(record: SlideRecord) -> None:
