@@ -98,7 +98,7 @@ class Bench:
         self.found[figure] = rates
         for name, values in rates.items():
             spread = f"{min(values):.4g} to {max(values):.4g}, n={len(values)}"
-            print(f"{figure}: {name} {statistics.median(values):.4g} per s ({spread})", flush=True)
+            print(f"{figure}: {name} {statistics.median(values):.4g} ({spread})", flush=True)
         first, second = (statistics.median(values) for values in rates.values())
         return first / second
 

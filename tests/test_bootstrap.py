@@ -74,10 +74,29 @@ def test_the_interval_of_few_patients_is_as_wide_as_that_of_t(sizes, freedom):
     assert (low, high) == pytest.approx((-expected, expected), rel=5e-3)
 
 
-def test_a_class_of_one_patient_leaves_no_more_than_the_range():
+def test_a_class_of_one_patient_leaves_hardly_anything_known():
+    """Of one degree of freedom, t's ends lie 12.7 spreads out: no number of resamples gets there."""
     resamples = bootstrap.resample_patients(np.array([0] * 12 + [1]), n=10, seed=0)
     assert resamples.freedom == 1
-    assert resamples.interval(np.linspace(-1, 1, 999)) == pytest.approx((-1, 1), abs=0.01)
+    samples = np.linspace(0.4, 0.6, 999)
+    reach = stats.t.ppf(0.975, 1) / resamples.narrowed * samples.std()
+    assert resamples.interval(samples) == pytest.approx((0.5 - reach, 0.5 + reach))
+    assert resamples.interval(samples, (0, 1)) == (0, 1)
+    assert resamples.p_two_sided(samples) > 0.05
+
+
+@pytest.mark.parametrize("sizes", [[12, 1], [9, 2], [3, 24, 29, 6, 24, 3], [3, 3, 3], [20, 20]])
+def test_an_interval_that_leaves_zero_out_has_a_small_p(sizes):
+    """However few patients the rarest class has, and however far from 0 all resamples are."""
+    random = np.random.default_rng(0)
+    resamples = bootstrap.resample_patients(np.repeat(np.arange(len(sizes)), sizes), n=10, seed=0)
+    left_out = 0
+    for shift in np.linspace(0.5, 30, 60):
+        samples = random.normal(shift, 1, 9999)
+        if resamples.interval(samples)[0] > 0:
+            left_out += 1
+            assert resamples.p_two_sided(samples) < 0.052
+    assert left_out > 5
 
 
 def test_p_is_below_5_per_cent_where_the_interval_leaves_zero_out():

@@ -21,6 +21,7 @@ STRATIFY_BELOW = 10
 ROUNDING = 1e-12
 # Fewer resamples than this beyond 0 are no share to count: the normal curve says how far out 0 lies.
 FEWEST_COUNTED = 10
+ANY = (float("-inf"), float("inf"))  # limits of what has none
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,20 @@ class Resamples:
     freedom: float  # degrees of freedom of the spread
     narrowed: float  # what resampling so few narrows a spread to, 0 to 1
 
-    def interval(self, samples: np.ndarray) -> tuple[float, float]:
-        """The two-sided 95 % interval of the resamples that have a value; NaN when none has."""
-        return percentiles(samples, float(ndtr(stdtrit(self.freedom, TAIL) / self.narrowed)))
+    def interval(self, samples: np.ndarray, limits: tuple[float, float] = ANY) -> tuple[float, float]:
+        """The two-sided 95 % interval of the resamples that have a value, within limits; NaN when none has.
+
+        Where the percentile lies beyond all resamples, as with a class of one or two patients, the normal
+        curve of their spread says how far out it is.
+        """
+        reach = float(stdtrit(self.freedom, TAIL) / self.narrowed)
+        tail = float(ndtr(reach))
+        low, high = percentiles(samples, tail)
+        defined = samples[np.isfinite(samples)]
+        if len(defined) and tail * len(defined) < 1:
+            mean, spread = float(defined.mean()), float(defined.std())
+            low, high = min(low, mean + reach * spread), max(high, mean - reach * spread)
+        return max(low, limits[0]), min(high, limits[1])
 
     def p_two_sided(self, differences: np.ndarray) -> float:
         """Two-sided p of no difference, below 0.05 where `interval` leaves 0 out.

@@ -8,6 +8,7 @@ import numpy as np
 
 from lowmag import bootstrap, noninferiority
 from lowmag.bootstrap import Estimate, Resamples
+from lowmag.metrics import limits_of
 from lowmag.predictions import Group, Level
 from lowmag.study import Study
 
@@ -137,7 +138,8 @@ def _with_gap(row: Comparison, scores: Sequence[Estimate], resamples: Resamples)
     gained, gains = bootstrap.paired_difference(of_student, of_reference)
     # A gain where there is no gap is more than any share of it; the rule above leaves few such resamples.
     beyond = np.sign(gains) * LARGEST_SHARE
-    low, high = resamples.interval(np.divide(gains, gaps, out=beyond, where=gaps > 0))
+    shares = np.divide(gains, gaps, out=beyond, where=gaps > 0)
+    low, high = resamples.interval(shares, (-LARGEST_SHARE, LARGEST_SHARE))
     return replace(row, gap_closed=gained / gap, gap_low=low, gap_high=high)
 
 
@@ -147,7 +149,8 @@ def compare_pair(
     """Student minus reference, of a level and metric; without what is corrected over a family."""
     (level, metric), (student, reference) = of, pair
     difference, samples = bootstrap.paired_difference(scored[student][metric], scored[reference][metric])
-    low, high = drawn.resamples.interval(samples)
+    least, most = limits_of(metric)
+    low, high = drawn.resamples.interval(samples, (least - most, most - least))
     margin = study.evaluation.margin
     with_unseen = noninferiority.with_unseen(samples, drawn.unseen)
     return Comparison(

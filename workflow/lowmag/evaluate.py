@@ -6,6 +6,7 @@ rows are in `metrics.tsv` for the record; every comparison is on the test split.
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lowmag.comparisons import HEADLINE, TEACHER, Comparison, Drawn, Scores, com
 from lowmag.cost import COLUMNS as COST_COLUMNS
 from lowmag.cost import cost_rows
 from lowmag.errors import UserError
+from lowmag.metrics import limits_of
 from lowmag.predictions import Group, Part, read_parts
 from lowmag.publish import publishing, write_json
 from lowmag.study import Study
@@ -129,9 +131,10 @@ def score_groups(part: Part, weights: np.ndarray, *, ordinal: bool) -> Scores:
 
 def metric_rows(part: Part, scored: Scores, drawn: Drawn, study: Study) -> list[dict[str, Any]]:
     """Rows of metrics.tsv: per group and metric one for each seed and `mean`, the mean over seeds."""
-    interval, rows = drawn.resamples.interval, []
+    rows = []
     for group, by_metric in scored.items():
         for name, estimate in by_metric.items():
+            interval = partial(drawn.resamples.interval, limits=limits_of(name))
             for seed, value, samples in zip(study.seeds, estimate.values, estimate.samples, strict=True):
                 rows.append(_metric_row(part, group, name, str(seed), (value, *interval(samples))))
             mean = (estimate.mean, *interval(estimate.mean_samples))

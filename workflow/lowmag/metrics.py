@@ -21,6 +21,15 @@ ECE_BINS = 15
 LEAST_PROBABILITY = float(np.finfo(np.float32).eps)
 
 
+# Least and largest value of the scores that are not shares.
+LIMITS = {"kappa_quadratic": (-1.0, 1.0), "brier": (0.0, 2.0), "log_loss": (0.0, float("inf"))}
+
+
+def limits_of(name: str) -> tuple[float, float]:
+    """Least and largest value that a score can have."""
+    return LIMITS.get(name, (0.0, 1.0))
+
+
 @dataclass(frozen=True)
 class Truth:
     """What predictions are scored against: N items (tiles or slides) of P patients."""

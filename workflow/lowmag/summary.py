@@ -9,6 +9,7 @@ from typing import Any
 from lowmag import bootstrap, how_low, noninferiority
 from lowmag.bootstrap import Estimate
 from lowmag.comparisons import HEADLINE, TEACHER, Comparison, Drawn, Scores
+from lowmag.metrics import limits_of
 from lowmag.predictions import Group, Level, Part
 from lowmag.study import Study
 
@@ -118,7 +119,8 @@ def _record(row: Comparison, found: Findings) -> dict[str, Any]:
 
 def _score(group: Group, found: Findings) -> dict[str, float | None]:
     estimate: Estimate = found.scored[found.level, "test"][group][HEADLINE]
-    low, high = found.drawn[found.level, "test"].resamples.interval(estimate.mean_samples)
+    resamples = found.drawn[found.level, "test"].resamples
+    low, high = resamples.interval(estimate.mean_samples, limits_of(HEADLINE))
     return {"value": _finite(estimate.mean), "low": _finite(low), "high": _finite(high)}
 
 
