@@ -65,12 +65,13 @@ class StudyFolder:
             check=False,
         )
 
-    def in_chunks(self, lists: list[list[str]], *arguments: str, **environment: str):
+    def in_chunks(self, lists: list[list[str]], *arguments: str, outdir: str = "results", **environment: str):
         """Make a batch of lists of files as a cluster would, then the same command; the finished process."""
+        batch = f"{outdir}/chunks/1-1"
         for number, files in enumerate(lists):
-            publish.write_json(self.folder / f"results/chunks/1-1/{number:04d}.json", files)
+            publish.write_json(self.folder / batch / f"{number:04d}.json", files)
         package = str(REPOSITORY / "workflow")
-        makes = [sys.executable, "-c", chunks.MAKE, package, "results/chunks/1-1"]
+        makes = [sys.executable, "-c", chunks.MAKE, package, batch]
         return subprocess.run(
             [*makes, *self.command(*arguments)[3:]],
             cwd=self.folder,

@@ -60,7 +60,9 @@ def hostile(tmp_path_factory) -> StudyFolder:
         writer.writeheader()
         writer.writerows(rows)
     study.configure(slides="sheet $(touch pwned).csv", outdir=OUTDIR)
-    result = study.snakemake()
+    chunks = [[f"{OUTDIR}/tiles/{slide}.h5"] for slide in IDS[:2]]
+    # Named once more where a command line would be passed on.
+    result = study.in_chunks(chunks, "--config", f"outdir={OUTDIR}", outdir=OUTDIR)
     assert result.returncode == 0, result.stdout + result.stderr
     return study
 
@@ -84,6 +86,15 @@ class Elements(HTMLParser):
 def test_no_name_was_run(hostile):
     everywhere = [path for path in hostile.folder.parent.rglob("*") if path.name == TRAP]
     assert everywhere == []
+
+
+def test_chunks_made_their_slides(hostile):
+    """By the rules that a cluster runs, with the names quoted for their shell as well."""
+    batch = hostile.folder / OUTDIR / "chunks/1-1"
+    assert sorted(path.name for path in batch.glob("*.slides")) == ["0000.slides", "0001.slides"]
+    for number, slide in enumerate(IDS[:2]):
+        log = hostile.folder / OUTDIR / f"logs/chunks/1-1/{number:04d}.log"
+        assert f"wildcards: slide={slide}" in log.read_text()
 
 
 def test_every_slide_was_used(hostile):

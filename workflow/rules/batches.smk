@@ -63,6 +63,7 @@ def files_of_chunk(wildcards):
 
 
 # What the Snakemake within a chunk is told of the command line of this one: config, environments, object stores.
+# Snakemake quotes by Python's rules what a shell is to read, and --config holds any text: it is passed on as it was.
 def options_of_chunk(wildcards):
     factory = workflow.spawned_job_args_factory
     os.environ.update(factory.get_storage_provider_envvars())  # keys are in no argument
@@ -71,12 +72,13 @@ def options_of_chunk(wildcards):
         for name, more in PASSED_ON.items()
     ]
     told += [factory.get_configfiles_arg(), *factory.get_storage_provider_args()]
-    return " ".join(filter(None, told))
+    options = shlex.split(" ".join(filter(None, told)))
+    given = workflow.config_settings.config_args
+    return [*options, "--config", *given] if given else options
 
 
 PASSED_ON = {
     "rerun_triggers": {},
-    "config_settings.config_args": {"flag": "--config"},
     "execution_settings.latency_wait": {},
     "scheduling_settings.scheduler": {},
     "deployment_settings.deployment_method": {},

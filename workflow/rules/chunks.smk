@@ -33,7 +33,7 @@ if not plan.from_pictures:
             options=options_of_chunk,
             target=f"{OUT}/chunks/{{batch}}/{{number}}.slides",
         shell:
-            "{params.python:q} -m snakemake --snakefile {params.snakefile:q} --cores {threads} {params.options}"
+            "{params.python:q} -m snakemake --snakefile {params.snakefile:q} --cores {threads} {params.options:q}"
             " --profile none --workflow-profile none --nolock --no-hooks --keep-going --rerun-incomplete"
             " --show-failed-logs -- {params.target:q} > {log:q} 2>&1"
 
