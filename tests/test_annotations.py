@@ -168,6 +168,16 @@ def test_what_has_no_area_is_left_out_and_counted(tmp_path, caplog):
         assert re.search(f"1 x [^,]*{what}", caplog.text), what
 
 
+def test_words_of_a_file_do_not_break_the_log(tmp_path, caplog):
+    path = tmp_path / "a.xml"
+    path.write_text(
+        '<ASAP_Annotations><Annotation Type="of&#10;two lines"/><Annotation Type="Dot"/></ASAP_Annotations>'
+    )
+    with caplog.at_level(logging.WARNING):
+        read_annotations(path)
+    assert r"left out 1 x 'of\ntwo lines', 1 x Dot" in caplog.text
+
+
 def test_gzipped_files_are_read(tmp_path):
     path = tmp_path / "a.geojson.gz"
     path.write_bytes(gzip.compress(b"\xef\xbb\xbf " + json.dumps(collection(feature())).encode()))

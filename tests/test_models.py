@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from lowmag import backbones, models, networks
+from lowmag.attention_pool import load_slide_head
 from lowmag.errors import UserError
 from lowmag.models import ModelSpec
 from lowmag.networks import build
@@ -237,6 +238,67 @@ def test_a_model_file_that_contradicts_itself_is_refused(network, spec, tmp_path
     rewrite(path, classes=["A", "B"])
     with pytest.raises(UserError, match=r"another shape head\.bias, head\.weight"):
         models.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "metadata that are no JSON"),
+        ("[" * 100_000, "metadata that are no JSON"),
+        ("[]", "metadata that are no object"),
+        ('{"schema_version": [1]}', r"model schema \[1\], this lowmag reads 1"),
+        ('{"schema_version": 1}', r"model\.safetensors does not say .*role: Field required"),
+    ],
+)
+def test_metadata_of_strangers_are_refused_with_a_cause(tmp_path, text, message):
+    path = tmp_path / "model.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata={"lowmag": text})
+    with pytest.raises(UserError, match=rf"(?s){message}"):
+        models.load_model(path)
+    with pytest.raises(UserError, match=r"no JSON|no object|expected lowmag-slide-head 1"):
+        load_slide_head(path, "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"foo": 1}, "foo: "),
+        ({"classes": 3}, "classes: "),
+        ({"classes": ["A", "\x1b[31m"]}, "holds the character"),
+        ({"model": 3}, "model: "),
+        ({"model": "of a stranger"}, "model: expected resnet18"),
+        ({"stride": "x"}, "stride: "),
+        ({"stride": 7}, "stride of resnet10gn is one of 8, 16, 32"),
+        ({"input": "upsampled", "teacher_px": 10**6}, "teacher_px: .*less than or equal to 8192"),
+        ({"magnification": 0}, "magnification: .*greater than 0"),
+        ({"std": [0, 1, float("nan")]}, r"std\.2: .*finite"),
+        ({"model": "features"}, "do not fit the network: missing backbone.mean"),
+    ],
+)
+def test_model_files_of_strangers_are_refused_with_a_cause(network, spec, tmp_path, changes, message):
+    path = tmp_path / "model.safetensors"
+    models.save_model(path, network, spec)
+    rewrite(path, **changes)
+    with pytest.raises(UserError, match=rf"(?s){message}"):
+        models.load_model(path)
+
+
+def test_a_head_on_features_of_no_shape_is_refused(spec, tmp_path):
+    path = tmp_path / "model.safetensors"
+    content = {"schema_version": 1, **dataclasses.asdict(spec), "model": networks.FEATURES_MODEL}
+    for weights in ({"x": torch.zeros(1)}, {"head.weight": torch.zeros(())}):
+        save_file(weights, path, metadata={"lowmag": json.dumps(content)})
+        with pytest.raises(UserError, match="do not fit the network"):
+            models.load_model(path)
+
+
+def test_a_slide_head_without_its_parts_is_refused(tmp_path):
+    path = tmp_path / "slide_head.safetensors"
+    own = {"schema": "lowmag-slide-head", "schema_version": 1, "model_sha256": "a"}
+    for content in (own, own | {"classes": ["A", "B"]}):
+        save_file({"std": torch.ones(2)}, path, metadata={"lowmag": json.dumps(content)})
+        with pytest.raises(UserError, match="holds no slide head with its mean"):
+            load_slide_head(path, "a")
 
 
 def test_prepared_tiles_are_standardised_per_channel(spec):

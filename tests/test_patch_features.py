@@ -132,6 +132,24 @@ def test_other_files_are_refused(tmp_path, features, coords, message):
         read_patches(path)
 
 
+@pytest.mark.parametrize("name", ["features", "coords"])
+def test_datasets_without_values_are_refused(tmp_path, name):
+    path = write_features(tmp_path / "a.h5", np.zeros((3, 4), np.float32), np.zeros((3, 2)))
+    with h5py.File(path, "a") as file:
+        del file[name]
+        file[name] = h5py.Empty("f4")
+    with pytest.raises(UserError, match=f"has a dataset '{name}' that holds no values"):
+        read_patches(path)
+
+
+def test_attributes_without_values_are_not_read(tmp_path):
+    coords = [[256 * n, 0] for n in range(3)]
+    path = write_features(tmp_path / "a.h5", np.zeros((3, 4), np.float32), coords)
+    with h5py.File(path, "a") as file:
+        file["coords"].attrs["patch_size_level0"] = h5py.Empty("f4")
+    assert read_patches(path).edge_px == 256
+
+
 def test_absent_far_and_mixed_features_are_named(index, tmp_path):
     folder = tmp_path / "f"
     with pytest.raises(

@@ -35,7 +35,8 @@ def read_annotations(path: Path, purpose: str = "annotations") -> Drawing:
             "is neither GeoJSON nor XML; export it from QuPath as GeoJSON or save it in ASAP"
         )
     if drawing.ignored:
-        left_out = ", ".join(f"{n} x {what[:40]}" for what, n in drawing.ignored.most_common(SHOWN))
+        found = [(what[:40], n) for what, n in drawing.ignored.most_common(SHOWN)]
+        left_out = ", ".join(f"{n} x {what if what.isprintable() else repr(what)}" for what, n in found)
         log.warning("%s: left out %s", drawing.path.name, left_out)
     return drawing
 

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
-from lowmag.models import METADATA_KEY
+from lowmag.models import METADATA_KEY, read_metadata
 from lowmag.networks import SMALLEST_STD
 from lowmag.publish import publishing
 
@@ -86,25 +85,23 @@ def load_slide_head(path: Path, model_sha256: str) -> AttentionPool:
 
     Raises UserError when the file is none, or belongs to another model.
     """
-    content = _metadata(path)
+    content = read_metadata(path, CURE)
+    found = content.get("schema"), content.get("schema_version")
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise UserError(f"{path} is {found[0]!r} {found[1]!r}, expected {SCHEMA} {SCHEMA_VERSION}; {CURE}")
     if content.get("model_sha256") != model_sha256:
         raise UserError(f"{path} was trained on another model than the one given; {CURE}")
     weights = load_file(path)
-    pool = AttentionPool(weights["mean"], weights["std"], len(content["classes"]))
+    mean, std, classes = weights.get("mean"), weights.get("std"), content.get("classes")
+    if (
+        mean is None
+        or std is None
+        or mean.ndim != 1
+        or mean.shape != std.shape
+        or not isinstance(classes, list)
+    ):
+        raise UserError(f"{path} holds no slide head with its mean, std and classes; {CURE}")
+    pool = AttentionPool(mean, std, len(classes))
     check_fit(weights, pool.state_dict(), path, CURE)
     pool.load_state_dict(weights)
     return pool.eval()
-
-
-def _metadata(path: Path) -> dict:
-    if not path.is_file():
-        raise UserError(f"{path} is not there; give a slide_head.safetensors that `lowmag slide-head` wrote")
-    try:
-        with safe_open(path, framework="pt") as file:
-            content = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); {CURE}") from error
-    found = content.get("schema"), content.get("schema_version")
-    if found != (SCHEMA, SCHEMA_VERSION):
-        raise UserError(f"{path} is {found[0]} {found[1]}, expected {SCHEMA} {SCHEMA_VERSION}; {CURE}")
-    return content

@@ -61,7 +61,7 @@ def attributes_of(found: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     for name in found.attrs:
         own = found.attrs.get_id(name)
         is_text = h5py.check_string_dtype(own.dtype) is not None
-        if own.dtype.kind in "biuf" or (is_text and own.shape is not None and math.prod(own.shape) <= 1):
+        if own.shape is not None and (own.dtype.kind in "biuf" or (is_text and math.prod(own.shape) <= 1)):
             plain[name] = found.attrs[name]
     return plain
 
@@ -92,6 +92,8 @@ def _problem(file: h5py.File, n_bytes: int, is_own: bool) -> str | None:
 def _problem_of(found: h5py.Dataset, n_bytes: int) -> str | None:
     if found.is_virtual or found.external:
         return "lies in other files"
+    if found.shape is None:
+        return "holds no values"
     if found.dtype.kind not in PLAIN_KINDS and h5py.check_string_dtype(found.dtype) is None:
         return f"is of type {found.dtype}"
     if not found.chunks:

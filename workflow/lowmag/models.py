@@ -3,11 +3,12 @@
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -17,35 +18,43 @@ from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.library import LibraryBackbone
 from lowmag.magnification import mpp_of
+from lowmag.names import problem_of_name
 from lowmag.networks import FEATURES_MODEL, Network, build, build_on_features
+from lowmag.parsing import line_of, validated
 from lowmag.publish import publishing
 from lowmag.recipe import Architecture
 
 BODY = "backbone.body."  # of a library's network, before its own names
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1
+LARGEST_EDGE_PX = 8192  # of what a network is given: one pass of it is made before its weights are looked at
+
+Edge = Annotated[NonNegativeInt, Field(le=LARGEST_EDGE_PX)]
+Size = Annotated[FiniteFloat, Field(ge=0)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ModelSpec:
     """What a model file says of itself: enough to rebuild the network and to feed it.
 
     `tile_px` and `field_um` are the edge of a tile at `magnification`, 0 of sections, which have any size;
     `input` upsampled means that tiles are brought to `teacher_px` first; `mean` and `std` are per channel of
-    pixels in 0..1; `weights` names the file the backbone began from.
+    pixels in 0..1; `weights` names the file the backbone began from. Values of other kinds raise pydantic's
+    ValidationError.
     """
 
     role: Literal["teacher", "student"]
     model: str
-    stride: int
-    classes: tuple[str, ...]
-    magnification: float
-    tile_px: int
-    field_um: float
+    stride: PositiveInt
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    magnification: Positive
+    tile_px: Edge
+    field_um: Size
     input: Literal["native", "upsampled", "released"]
-    teacher_px: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    teacher_px: Edge
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat]
+    std: tuple[Positive, Positive, Positive]
     weights: str | None = None
 
     @property
@@ -115,9 +124,10 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
     spec = read_spec(path)
     weights = load_file(path)
     if spec.model == FEATURES_MODEL:
-        network = build_on_features(weights["head.weight"].shape[-1], len(spec.classes))
+        head = weights.get("head.weight")
+        network = build_on_features(1 if head is None else head.shape[-1:].numel(), len(spec.classes))
     else:
-        architecture = Architecture(model=spec.model, stride=spec.stride)
+        architecture = validated(Architecture, {"model": spec.model, "stride": spec.stride}, str(path))
         network = build(architecture, len(spec.classes), spec.network_px)
     check_fit(weights, network.state_dict(), path, "train it again")
     network.load_state_dict(weights)
@@ -154,6 +164,17 @@ def take_over(network: Network, weights: dict[str, Tensor], source: str) -> None
 def read_spec(path: Path) -> ModelSpec:
     """The spec of a model file, without reading its weights; UserError when it is not one of ours."""
     cure = "give a model.safetensors that `lowmag teacher` or `lowmag student` wrote"
+    content = read_metadata(path, cure)
+    version = content.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has model schema {version!r}, this lowmag reads {SCHEMA_VERSION}; train it again"
+        )
+    return _spec_of(content, path, cure)
+
+
+def read_metadata(path: Path, cure: str) -> dict[str, Any]:
+    """What a safetensors file of ours says of itself; UserError when it does not."""
     if not path.is_file():
         raise UserError(f"{path} is not there; {cure}")
     try:
@@ -163,14 +184,25 @@ def read_spec(path: Path) -> ModelSpec:
         raise UserError(f"{path} is not a safetensors file ({error}); {cure}") from error
     if text is None:
         raise UserError(f"{path} holds weights but no {METADATA_KEY!r} metadata; {cure}")
-    content: dict[str, Any] = json.loads(text)
-    version = content.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has model schema {version}, this lowmag reads {SCHEMA_VERSION}; train it again"
-        )
-    content.update({k: tuple(v) for k, v in content.items() if isinstance(v, list)})
-    return ModelSpec(**content)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} has {METADATA_KEY!r} metadata that are no JSON ({error}); {cure}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} has {METADATA_KEY!r} metadata that are no object of JSON; {cure}")
+    return content
+
+
+def _spec_of(content: dict[str, Any], path: Path, cure: str) -> ModelSpec:
+    try:
+        spec = ModelSpec(**content)
+    except ValidationError as error:
+        lines = "\n".join(line_of(problem) for problem in error.errors())
+        raise UserError(f"{path} does not say what a model file says; {cure}:\n{lines}") from error
+    for name in spec.classes:
+        if problem := problem_of_name(name):
+            raise UserError(f"{path}: the class {name!r} {problem}")
+    return spec
 
 
 def weights_sha256(path: Path) -> str:

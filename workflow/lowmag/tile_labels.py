@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROUNDING = 1e-6  # of a tile: exact halves stay halves
 SHOWN = 10
+SHOWN_LETTERS = 100
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _report_unknown(drawing: Drawing, unknown: Sequence[Region], classes: Sequen
     if not unknown:
         return
     counts = Counter(region.name for region in unknown)
-    names = ", ".join(f"{name!r} ({n})" for name, n in counts.most_common(SHOWN))
+    names = ", ".join(f"{name[:SHOWN_LETTERS]!r} ({n})" for name, n in counts.most_common(SHOWN))
     names += f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
     if len(unknown) == len(drawing.regions):
         raise drawing.refuse(
