@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from lowmag.models import ModelSpec
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def disk(tmp_path):
         text=True,
     )
     if made.returncode:
-        pytest.skip(f"a file system of its own can be mounted by root only: {made.stderr.strip()}")
+        pytest.skip(f"the kernel refuses to mount a file system: {made.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:

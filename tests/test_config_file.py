@@ -32,10 +32,7 @@ def test_schema_file_is_up_to_date():
 
 @pytest.fixture(scope="module")
 def config_yaml() -> str:
-    path = REPOSITORY / "config.yaml"
-    if not path.exists():
-        pytest.skip("config.yaml is not there")
-    return path.read_text(encoding="utf-8")
+    return (REPOSITORY / "config.yaml").read_text(encoding="utf-8")
 
 
 def test_config_file_is_valid_by_model_and_by_schema(config_yaml):

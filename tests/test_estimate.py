@@ -89,7 +89,7 @@ def test_sections_are_estimated_by_blocks(sheet, tmp_path):
     assert found.error > 0
 
 
-@pytest.mark.skipif(not CMU.is_file(), reason="the folder of real slides is not there")
+@pytest.mark.skipif(not CMU.is_file(), reason="the shared slides are not on this machine")
 def test_real_slide_is_foretold_within_a_tenth(tmp_path):
     (tmp_path / "slides.csv").write_text(f"slide_id,path\nC,{CMU.resolve()}\n")
     (found,) = estimate_cohort(tmp_path / "slides.csv", None, Wanted(tiles=OPTIONS))

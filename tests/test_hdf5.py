@@ -55,8 +55,10 @@ def test_full_disk_is_said_and_does_not_crash_the_process(tmp_path, size_kb):
     folder = tmp_path / "small"
     folder.mkdir()
     mount = f'mount -t tmpfs -o size={size_kb}k none "{folder}"'
-    if not shutil.which("unshare") or _run(["true"], mount).returncode:
-        pytest.skip("no file system can be mounted here")
+    if not shutil.which("unshare"):
+        pytest.skip("unshare is not installed (Debian: apt install util-linux)")
+    if (tried := _run(["true"], mount)).returncode:
+        pytest.skip(f"the kernel refuses to mount a file system: {tried.stderr.strip()}")
     end = _run([sys.executable, "-c", FILL, f"{folder}/a.h5"], f'{mount} && "$@"; echo $?; ls -A "{folder}"')
     assert end.stdout == "1\n", end.stdout + end.stderr
     assert end.stderr.startswith(

@@ -155,7 +155,7 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
         write_text(tmp_path / "file" / "out.txt", "a")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root: it may write anywhere")
 def test_folder_without_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied; make its folder writable"):

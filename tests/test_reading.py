@@ -76,7 +76,7 @@ def test_what_is_timed_is_the_stored_field(cohort, monkeypatch):
     assert len(seen) == 1 + 3 * 12  # the first warms up
 
 
-@pytest.mark.skipif(not reading.COUNTERS.is_file(), reason="this system does not count what a process reads")
+@pytest.mark.skipif(not reading.COUNTERS.is_file(), reason="the kernel does not count what a process reads")
 def test_asking_for_the_count_is_not_counted(tmp_path):
     """Its answer is a file of more or fewer digits: two runs would not tell the same bytes."""
     (tmp_path / "file").write_bytes(bytes(1234))

@@ -57,7 +57,9 @@ def grown_mb(program: str, path: Path) -> tuple[int, str]:
     return int(grown), said.strip()
 
 
-needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+needs_linux = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="the kernel has no /proc/self/status"
+)
 
 
 @needs_linux

@@ -1,4 +1,3 @@
-import os
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -11,16 +10,11 @@ from tests.slurm.cluster import Cluster, missing
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A running cluster; skips where SLURM or Snakemake's plugin is missing, unless LOWMAG_SLURM=required."""
-    problem = ""
+    """A running cluster; skips where SLURM or Snakemake's plugin is missing."""
     if lacking := missing():
-        problem = f"not installed: {', '.join(lacking)} (Debian: apt install slurm-wlm munge)"
-    elif not find_spec("snakemake_executor_plugin_slurm"):
-        problem = "not installed: snakemake-executor-plugin-slurm (pip install -e '.[slurm]')"
-    if problem:
-        if os.environ.get("LOWMAG_SLURM") == "required":
-            pytest.fail(problem)
-        pytest.skip(problem)
+        pytest.skip(f"not installed: {', '.join(lacking)} (Debian: apt install slurm-wlm munge)")
+    if not find_spec("snakemake_executor_plugin_slurm"):
+        pytest.skip("not installed: snakemake-executor-plugin-slurm (pip install -e '.[slurm]')")
     # Short, because a socket's path may have 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="lowmag-slurm-", dir="/tmp"))
     cluster = Cluster(folder)

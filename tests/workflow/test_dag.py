@@ -65,7 +65,7 @@ def test_picture_studies_list_jobs(study, name):
     content = yaml.safe_load((REPOSITORY / "workflow/studies" / f"{name}.yaml").read_text())
     manifest = REPOSITORY / content["images"]
     if not manifest.exists():
-        pytest.skip(f"{manifest.name} of {name} is not there")
+        pytest.skip(f"shared/data/{manifest.parent.name} is not there")
     content["images"] = str(manifest)
     (study.folder / "tiny.yaml").write_text(yaml.safe_dump(content))
     planned = study.planned()

@@ -18,7 +18,7 @@ EXPECTED = {
     "broken-unreadable-tile.svs": "unreadable",
 }
 
-pytestmark = pytest.mark.skipif(not SLIDES.is_dir(), reason="the folder of real slides is not there")
+pytestmark = pytest.mark.skipif(not SLIDES.is_dir(), reason="the shared slides are not on this machine")
 
 
 def sheet(folder, mpp: str) -> None:
