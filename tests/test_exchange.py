@@ -134,6 +134,7 @@ def test_a_slide_without_tiles_is_read(tmp_path, shape, attributes):
         (XY + 0.25, trident(), "has coords that are no whole level-0 pixels"),
         (np.full((1, 2), np.nan), trident(), "has coords that are no whole level-0 pixels"),
         (np.full((1, 2), 1 << 40), trident(), "has coords that are no whole level-0 pixels"),
+        (np.full((1, 2), -1 << 63), trident(), "has coords that are no whole level-0 pixels"),
     ],
 )
 def test_what_is_no_coordinate_file_is_refused(tmp_path, coords, attributes, expected):

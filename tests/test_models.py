@@ -247,7 +247,7 @@ def test_a_model_file_that_contradicts_itself_is_refused(network, spec, tmp_path
         ("[" * 100_000, "metadata that are no JSON"),
         ("[]", "metadata that are no object"),
         ('{"schema_version": [1]}', r"model schema \[1\], this lowmag reads 1"),
-        ('{"schema_version": 1}', r"model\.safetensors does not say .*role: Field required"),
+        ('{"schema_version": 1}', r"model\.safetensors does not say .*role: Field required\n"),
     ],
 )
 def test_metadata_of_strangers_are_refused_with_a_cause(tmp_path, text, message):

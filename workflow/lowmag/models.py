@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
@@ -195,7 +195,7 @@ def read_metadata(path: Path, cure: str) -> dict[str, Any]:
 
 def _spec_of(content: dict[str, Any], path: Path, cure: str) -> ModelSpec:
     try:
-        spec = ModelSpec(**content)
+        spec = TypeAdapter(ModelSpec).validate_python(content)
     except ValidationError as error:
         lines = "\n".join(line_of(problem) for problem in error.errors())
         raise UserError(f"{path} does not say what a model file says; {cure}:\n{lines}") from error
