@@ -77,13 +77,14 @@ def test_weights_count_by_content(tmp_path, images, section):
 
 def test_a_run_begins_with_its_teacher_or_with_the_student_above(images):
     ways = {
-        name: {"cross_entropy": 1, "training": {"initial": name}} for name in ("noise", "teacher", "higher")
+        f"from-{way}": {"cross_entropy": 1, "training": {"initial": way}}
+        for way in ("noise", "teacher", "higher")
     }
     plan = Plan({"images": str(images), "methods": ways})
     found = {name: [plan.initial(Run(name, m, 50, 3)) for m in (5, 2.5)] for name in ways}
-    assert found["noise"] == [None, None]
-    assert found["teacher"] == ["teacher/seed3", "teacher/seed3"]
-    assert found["higher"] == ["teacher/seed3", "students/higher/5x/u50/seed3"]
+    assert found["from-noise"] == [None, None]
+    assert found["from-teacher"] == ["teacher/seed3", "teacher/seed3"]
+    assert found["from-higher"] == ["teacher/seed3", "students/from-higher/5x/u50/seed3"]
 
 
 @pytest.fixture
