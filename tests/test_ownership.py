@@ -115,7 +115,7 @@ def test_job_publishes_after_its_run_while_no_other_has_begun(tmp_path, job, beg
 def test_trainer_is_refused_before_it_has_its_lock_and_publishes_after(tmp_path, monkeypatch, begin):
     first = begin()
     old = os.environ[ownership.RUN]
-    ownership.exempt()
+    ownership.publish_under_lock(tmp_path)
     kill(first)
     begin()
     write_text(tmp_path / "out.txt", "under the lock")

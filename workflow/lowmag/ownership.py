@@ -56,8 +56,12 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def exempt() -> None:
-    """Let this process publish whatever begins from now on: a trainer, for whose lock the next one waits."""
+def publish_under_lock(path: Path) -> None:
+    """Let this process, unless it is outlived now, publish whatever begins from here on.
+
+    For a trainer of `path` that has its lock, for which the next one waits.
+    """
+    refuse_outlived(path)
     os.environ.pop(RUN, None)
 
 

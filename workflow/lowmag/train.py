@@ -118,8 +118,7 @@ def _train_together(task: Task, device: torch.device, team: Team, stop: Stop) ->
             logger.info("%s while waiting", stop.reason)
             return EXIT_UNFINISHED
         if team.leads:
-            ownership.refuse_outlived(job.out)
-            ownership.exempt()
+            ownership.publish_under_lock(job.out)
         lesson = prepare_lesson(task, device, team)
         if team.any(hold.waited and is_written(job.out, lesson)):
             logger.info("the trainer that was waited for has finished the run")
@@ -393,11 +392,6 @@ def _write_outputs(lesson: Lesson, progress: Progress) -> None:
     lesson.judged.load_state_dict(progress.best)
     save_model(out / "model.safetensors", lesson.judged, lesson.spec)
     write_metrics(out / "metrics.csv", progress.history)
-    write_run(
-        out / "run.json",
-        lesson,
-        epoch=progress.best_epoch,
-        seconds=progress.seconds,
-        sessions=progress.sessions,
-    )
-    logger.info("kept epoch %d, %.0f s in all", progress.best_epoch, progress.seconds)
+    epoch, seconds, sessions = progress.best_epoch, progress.seconds, progress.sessions
+    write_run(out / "run.json", lesson, epoch=epoch, seconds=seconds, sessions=sessions)
+    logger.info("kept epoch %d, %.0f s in all", epoch, seconds)
