@@ -68,7 +68,10 @@ def disturbed(cluster, study) -> StudyFolder:
             "sbatch", "-p", "urgent", f"--gpus={N_GPUS}", "--output=/dev/null", "--wrap=sleep 1"
         ),
     }
-    wanted = [f"{STUDENT.format(method)}/model.safetensors" for method in FATES]
+    first, *wanted = [f"{STUDENT.format(method)}/model.safetensors" for method in FATES]
+    # Before the others: the urgent job takes every GPU, whosoever it is.
+    done = study.snakemake(*PROFILE, *QUICK, "--", first, **cluster.environment)
+    assert done.returncode == 0, done.stdout + done.stderr
     with study.running(*PROFILE, *QUICK, "--", *wanted, **cluster.environment) as snakemake:
         give_up = time.monotonic() + LONGEST_S
         while snakemake.poll() is None:
@@ -84,6 +87,8 @@ def disturbed(cluster, study) -> StudyFolder:
 
 def test_each_student_met_its_fate(cluster, disturbed):
     jobs = {method: cluster.jobs_of("student", f"_{method}_") for method in FATES}
+    assert [(job["JobState"], job["Restarts"]) for job in jobs["undisturbed"]] == [("COMPLETED", "0")]
+    assert record(disturbed, "undisturbed")["sessions"] == 1
     assert [job["JobState"] for job in jobs["cancelled"]] == ["CANCELLED", "COMPLETED"]
     assert [job["JobState"] for job in jobs["requeued"]] == ["COMPLETED"]
     assert int(jobs["requeued"][0]["Restarts"]) >= 1
