@@ -15,7 +15,7 @@ from snakemake.utils import update_config
 from tests.slurm.cluster import LONGEST_S, rule_of
 from tests.workflow.study_folder import N_SLIDES, REPOSITORY, TINY, StudyFolder
 
-GPU_RULES = {"teacher", "targets", "student", "predictions"}
+GPU_RULES = {"teacher", "targets", "student", "slide_head", "predictions"}
 PER_CHUNK = 5
 # No value is a default of the workflow or of the profile: megabytes, minutes and what SLURM makes of them.
 ASKED = {
@@ -30,6 +30,7 @@ STUDY = {
     "slides": "cohort/slides.csv",
     "tiles": {"students": [5]},
     "students": {"unlabelled": [100]},
+    "evaluation": {"slide_score": "attention"},
     "compute": {**COMPUTE, "chunk": {**COMPUTE["chunk"], "slides": PER_CHUNK}},
 }
 PROFILE = ("--workflow-profile", str(REPOSITORY / "profiles/slurm"))
@@ -80,7 +81,8 @@ def test_gpu_rules_and_only_they_asked_for_a_gpu(jobs):
     assert set(jobs) > GPU_RULES
     for rule, records in jobs.items():
         for job in records:
-            assert job.get("TresPerJob") == ("gres:gpu:1" if rule in GPU_RULES else None), rule
+            asked = {key: value for key, value in job.items() if key.startswith("TresPer") and "gpu" in value}
+            assert asked == ({"TresPerJob": "gres:gpu:1"} if rule in GPU_RULES else {}), rule
 
 
 def test_partition_of_the_profile_arrived(jobs):
