@@ -45,9 +45,10 @@ done
 
 @dataclass(frozen=True)
 class Cost:
-    """What one command took: seconds of the processor and gigabytes at the most."""
+    """What one command took: seconds of the processor and on the clock, and gigabytes at the most."""
 
     seconds: float
+    clock_s: float
     gigabytes: float
     text: str
 
@@ -110,7 +111,8 @@ def _jobs(dry: Cost) -> int:
 
 
 def _tell(n: int, what: str, cost: Cost) -> None:
-    print(f"{n} slides, {what}: {cost.seconds:.1f} s, {cost.gigabytes:.2f} GB", flush=True)
+    took = f"{cost.seconds:.1f} s ({cost.clock_s:.1f} s on the clock), {cost.gigabytes:.2f} GB"
+    print(f"{n} slides, {what}: {took}", flush=True)
 
 
 def _cluster_jobs(n: int) -> int:
@@ -162,21 +164,23 @@ def _snakemake(folder: Path, *arguments: str) -> Cost:
 def _run(command: list[str], folder: Path) -> Cost:
     """Run a command in a child of its own, so that its memory is not hidden by a larger one before."""
     script = (
-        "import resource, subprocess, sys\n"
+        "import resource, subprocess, sys, time\n"
+        "began = time.monotonic()\n"
         "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
         "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
         "print(done.stdout + done.stderr)\n"
-        "print(done.returncode, used.ru_utime + used.ru_stime, used.ru_maxrss)\n"
+        "clock = time.monotonic() - began\n"
+        "print(done.returncode, used.ru_utime + used.ru_stime, clock, used.ru_maxrss)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, *command], cwd=folder, capture_output=True, text=True, check=True,
         env=os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
     )  # fmt: skip
     *text, figures = done.stdout.rstrip().splitlines()
-    status, seconds, kilobytes = figures.split()
+    status, seconds, clock, kilobytes = figures.split()
     if int(status):
         raise SystemExit("\n".join(text))
-    return Cost(float(seconds), int(kilobytes) * 1024 / 1e9, "\n".join(text))
+    return Cost(float(seconds), float(clock), int(kilobytes) * 1024 / 1e9, "\n".join(text))
 
 
 def _job(folder: Path) -> float:

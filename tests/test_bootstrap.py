@@ -85,6 +85,12 @@ def test_a_class_of_one_patient_leaves_hardly_anything_known():
     assert resamples.p_two_sided(samples) > 0.05
 
 
+def test_patients_who_are_in_every_resample_say_nothing_by_not_varying():
+    resamples = bootstrap.resample_patients(np.array([0, 1, 2]), n=10, seed=0)
+    assert resamples.interval(np.full(999, -0.2), (-1, 1)) == (-1, 1)
+    assert resamples.interval(np.zeros(999), (-1, 1)) == (0, 0)  # the same run
+
+
 @pytest.mark.parametrize("sizes", [[12, 1], [9, 2], [3, 24, 29, 6, 24, 3], [3, 3, 3], [20, 20]])
 def test_an_interval_that_leaves_zero_out_has_a_small_p(sizes):
     """However few patients the rarest class has, and however far from 0 all resamples are."""

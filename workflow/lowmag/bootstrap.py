@@ -37,7 +37,8 @@ class Resamples:
         """The two-sided 95 % interval of the resamples that have a value, within limits; NaN when none has.
 
         Where the percentile lies beyond all resamples, as with a class of one or two patients, the normal
-        curve of their spread says how far out it is.
+        curve of their spread says how far out it is; then resamples that are all alike, and not 0, say no
+        more than the limits, if there are any.
         """
         reach = float(stdtrit(self.freedom, TAIL) / self.narrowed)
         tail = float(ndtr(reach))
@@ -45,6 +46,8 @@ class Resamples:
         defined = samples[np.isfinite(samples)]
         if len(defined) and tail * len(defined) < 1:
             mean, spread = float(defined.mean()), float(defined.std())
+            if spread < ROUNDING <= abs(mean) and limits != ANY:
+                return limits
             low, high = min(low, mean + reach * spread), max(high, mean - reach * spread)
         return max(low, limits[0]), min(high, limits[1])
 

@@ -139,7 +139,7 @@ def _with_gap(row: Comparison, scores: Sequence[Estimate], resamples: Resamples)
     # A gain where there is no gap is more than any share of it; the rule above leaves few such resamples.
     beyond = np.sign(gains) * LARGEST_SHARE
     shares = np.divide(gains, gaps, out=beyond, where=gaps > 0)
-    low, high = resamples.interval(shares, (-LARGEST_SHARE, LARGEST_SHARE))
+    low, high = np.clip(resamples.interval(shares), -LARGEST_SHARE, LARGEST_SHARE).tolist()
     return replace(row, gap_closed=gained / gap, gap_low=low, gap_high=high)
 
 
