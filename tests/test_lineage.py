@@ -108,6 +108,14 @@ def test_what_is_no_longer_of_the_study_is_not_told(results, tmp_path):
     assert "old" not in text
 
 
+def test_its_own_job_is_not_told_of_the_last_time(results, tmp_path):
+    """Snakemake takes the log of that away when it begins anew."""
+    for name, rule in (("provenance.json", "provenance"), ("check.tsv", "check")):
+        record(tmp_path / "m", f"{results}/{name}", rule=rule, starttime=1, endtime=2, log=[rule])
+    found, _ = written(results, {}, metadata=tmp_path / "m")
+    assert list(found["rules"]) == ["check"]
+
+
 def test_everything_needed_to_tell_a_study_is_there(results, tmp_path):
     (tmp_path / "s.csv").write_text("slide_id,path\npatient-A,a.svs\npatient-B,b.svs\n")
     found, _ = written(results, {"slides": "s.csv"}, sheet=tmp_path / "s.csv")

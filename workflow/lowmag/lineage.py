@@ -56,6 +56,7 @@ def write_lineage(out: Path, made: Made) -> None:
     _require(made, slides)
     records = [_read(made.results / f"slides/{slide}.json") for slide in slides]
     rules = rules_of(made.metadata, os.path.normpath(made.results), _Gone(made.models, set(slides)).has)
+    rules.pop("provenance", None)  # of the last time it was written
     content = {
         **SCHEMA,
         "config": _without_folders(made.config),
