@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from types import ModuleType
 
 import h5py
 import pydantic
@@ -40,6 +41,11 @@ def test_job_tells_code_hardware_and_what_it_had_loaded(log, tmp_path):
 
 def test_loaded_libraries_are_told():
     assert job_stamp.stamp()["software"]["h5py"] == h5py.__version__
+
+
+def test_a_library_that_tells_no_version_fails_no_job_that_is_done(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", ModuleType("timm"))
+    assert "timm" not in job_stamp.stamp()["software"]
 
 
 def test_log_tells_no_machine_nor_folder(log, tmp_path):

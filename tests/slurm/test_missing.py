@@ -55,6 +55,7 @@ def test_they_skip_without_slurm_and_say_so(programs):
     done = one_test(programs)
     assert done.returncode == 0, done.stdout
     assert " skipped in " in done.stdout
+    assert " passed" not in done.stdout
     assert "not installed: " in done.stdout
     assert "sbatch" in done.stdout
     assert "apt install slurm-wlm munge" in done.stdout

@@ -1,5 +1,6 @@
 """The annotation file of a slide: QuPath's GeoJSON or ASAP's XML, plain or gzipped, told apart by content."""
 
+import codecs
 import gzip
 import logging
 import zlib
@@ -12,7 +13,6 @@ from lowmag.regions import Drawing
 MOST_BYTES = 256 << 20  # unpacked
 SHOWN = 10
 GZIP = b"\x1f\x8b"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 log = logging.getLogger(__name__)
 
@@ -56,4 +56,4 @@ def _read(drawing: Drawing) -> bytes:
         raise drawing.refuse(
             f"is larger than {MOST_BYTES >> 20} MB; export annotations alone, without cells and measurements"
         )
-    return content.removeprefix(BYTE_ORDER_MARK).lstrip()
+    return content.removeprefix(codecs.BOM_UTF8).lstrip()

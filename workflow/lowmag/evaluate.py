@@ -195,6 +195,7 @@ def _metric_row(
 
 
 def _of_references(study: Study) -> Iterator[str]:
+    """What is asked for as a reference and is none."""
     if unknown := [name for name in study.evaluation.references if name not in study.methods]:
         yield (
             f"evaluation.references: {', '.join(unknown)} is no method of this study "

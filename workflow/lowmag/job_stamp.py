@@ -35,7 +35,8 @@ def say() -> None:
 
 def stamp() -> Stamp:
     """Code that the workflow was laid out by, hardware, and versions of what is loaded here."""
-    found = {name: sys.modules[name].__version__ for name in LIBRARIES if name in sys.modules}
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
+    found = {name: version for name, version in loaded.items() if version}  # else the work is done, and stays
     software = {"lowmag": __version__, "python": platform.python_version(), **found}
     return {"code": os.environ.get(FINGERPRINT), "hardware": hardware(), "software": software}
 

@@ -23,12 +23,7 @@ from lowmag.errors import UserError
 PROBE_PX = 224  # a picture that every network takes which does not say otherwise
 BEHIND_THE_MAP = ("avgpool", "classifier", "fc", "head", "heads")  # torchvision's names
 BEHIND_TIMMS = ("global_pool", "head", "head_drop", "fc_norm", "attn_pool", "classifier", "fc", "last_linear")
-FETCHING = (
-    "pretrained",
-    "weights",
-    "checkpoint",
-    "cache",
-)  # what arguments begin with that read files or the net
+FETCHING = ("pretrained", "weights", "checkpoint", "cache")  # begin arguments that read files or the net
 
 
 class LibraryBackbone(nn.Module):

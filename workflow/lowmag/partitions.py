@@ -6,6 +6,7 @@ partition/Validation/Val{1..4}/{Train,Test}.xlsx
 wsi_labels.xlsx                                 slide_id, patient_id
 """
 
+import codecs
 import io
 import logging
 import zipfile
@@ -25,7 +26,6 @@ MOST_BYTES = 32 << 20  # of a spreadsheet, as it is and unpacked; those of SICAP
 MOST_ELEMENTS = 500_000  # of XML; three a cell
 MOST_ROWS, MOST_COLUMNS = 100_000, 100  # by their numbers: rows that are not there are counted
 FORMATS = "xl/styles.xml"  # of cells: each is an object of a kilobyte, and none is asked for
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LAYOUT = "give an images.csv, or the folder SICAPv2 as it is unpacked, with images and partition in it"
 
 logger = logging.getLogger(__name__)
@@ -145,7 +145,7 @@ def _checked(path: Path) -> io.BytesIO:
             raise ValueError(f"it unpacks to more than {MOST_BYTES >> 20} MB")
         for name in {*given.namelist()} - {FORMATS}:
             content = given.read(name)
-            if content.removeprefix(BYTE_ORDER_MARK).startswith(b"<"):
+            if content.removeprefix(codecs.BOM_UTF8).startswith(b"<"):
                 read_elements(content, count)
                 kept.writestr(name, content)
     return checked
