@@ -461,6 +461,7 @@ def test_limits_are_those_of_the_documentation():
         (tiff_pictures.LARGEST_TILE_PX, "px"),
         (tiff.MOST_DIRECTORIES, "directories"),
         (tiff.MOST_TAGS, "tags"),
+        (tiff.MOST_SEGMENTS, "segments"),
         (hdf5.MOST_PACKED_BYTES >> 20, "MB"),
         (hdf5.MOST_PACKING, "times"),
         (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),

@@ -1,10 +1,12 @@
 import itertools
 import struct
+import time
 import tracemalloc
 
 import pytest
 import tifffile
 from lowmag import tiff
+from lowmag.record import RejectedError
 from lowmag.tiff import every_directory, open_tiff, referenced_end
 from synthetic_slides import noise
 from synthetic_tiffs import Form, smooth, write_jpeg_tiff
@@ -66,6 +68,27 @@ def test_directories_that_overlap_are_given_no_more_memory_than_any(tmp_path):
     tracemalloc.stop()
     assert 60_000 < n_tags <= tiff.MOST_TAGS
     assert peak < 64 << 20
+
+
+def write_sharing(path, n_directories, n_tiles):
+    """Directories one after another that all name the one table of tiles."""
+    first, size = 8 + 4 * n_tiles, 2 + 2 * 12 + 4
+    content = [b"II*\0", struct.pack("<I", first), struct.pack("<I", 16) * n_tiles]
+    tags = b"".join(struct.pack("<HHII", tag, 4, n_tiles, 8) for tag in (tiff.TILE_OFFSETS, tiff.TILE_COUNTS))
+    for number in range(1, n_directories + 1):
+        following = first + number * size if number < n_directories else 0
+        content += [struct.pack("<H", 2), tags, struct.pack("<I", following)]
+    path.write_bytes(b"".join(content))
+
+
+def test_a_table_that_many_directories_share_is_refused_in_time(tmp_path):
+    write_sharing(tmp_path / "a.tif", 10_000, 1_000_000)
+    began = time.process_time()
+    with pytest.raises(RejectedError, match="10000 directories with 10000000000 tiles or strips in all"):
+        referenced_end(tmp_path / "a.tif")
+    assert time.process_time() - began < 10
+    write_sharing(tmp_path / "a.tif", 20, 1_000_000)
+    assert referenced_end(tmp_path / "a.tif") == (tmp_path / "a.tif").stat().st_size
 
 
 def head(offset, entries=b"", n=0):

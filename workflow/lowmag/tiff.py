@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lowmag.record import RejectedError
+
 WIDTH, LENGTH, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 SAMPLES, PLANAR, PREDICTOR, EXTRA_SAMPLES = 277, 284, 317, 338
 TILE_WIDTH, TILE_LENGTH, TILE_OFFSETS, TILE_COUNTS = 322, 323, 324, 325
@@ -28,6 +30,7 @@ NDPI = 65420  # its 64-bit offsets sit in 32-bit fields, so a large one cannot b
 MOST_DIRECTORIES = 10_000
 MOST_TAGS = 250_000  # of all directories, which may lie over one another; each takes 200 bytes of memory
 MOST_VALUES = 1 << 24  # of one tag
+MOST_SEGMENTS = 100_000_000  # of all directories, which may share a table; a second to look through
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,18 @@ class Directory:
     tags: dict[int, tuple[int, int, int]]
     below: list["Directory"] = field(default_factory=list)
 
-    def numbers(self, tag: int) -> np.ndarray:
-        """The integers of a tag as int64, none where it is absent or lies outside the file."""
+    def n_numbers(self, tag: int) -> int:
+        """How many integers a tag has, none where it is absent or lies outside the file."""
         kind, count, place = self.tags.get(tag, (0, 0, 0))
-        if kind not in INTEGERS or count > MOST_VALUES:
+        is_there = kind in INTEGERS and place + TYPE_BYTES[kind] * count <= self.tiff.bytes
+        return count if is_there and count <= MOST_VALUES else 0
+
+    def numbers(self, tag: int) -> np.ndarray:
+        """The integers of a tag as int64."""
+        count = self.n_numbers(tag)
+        if not count:
             return np.zeros(0, np.int64)
+        kind, _, place = self.tags[tag]
         dtype = np.dtype(self.tiff.order + INTEGERS[kind])
         return np.frombuffer(self.tiff.read(place, dtype.itemsize * count) or b"", dtype).astype(np.int64)
 
@@ -173,13 +183,22 @@ def every_directory(tiff: Tiff) -> list[Directory]:
 def referenced_end(path: Path) -> int | None:
     """How many bytes a TIFF must have by its directories and segments; None if that cannot be judged.
 
-    Where the file ends before its last directory, the number is what is known to be missing so far.
+    Where the file ends before its last directory, the number is what is known to be missing so far. Raises
+    RejectedError where looking through its segments would not end in time, neither here nor in OpenSlide.
     """
     tiff = open_tiff(path)
     if tiff is None:
         return None
     with tiff:
         directories = every_directory(tiff)
+        tags = (STRIP_OFFSETS, TILE_OFFSETS)
+        if (n := sum(directory.n_numbers(tag) for directory in directories for tag in tags)) > MOST_SEGMENTS:
+            raise RejectedError(
+                "unsupported",
+                f"{path.name} has {len(directories)} directories with {n} tiles or strips in all, expected "
+                f"at most {MOST_SEGMENTS}",
+                "it is damaged, or made to do harm; copy it again from its source, or take its row out",
+            )
         if tiff.bytes >= 1 << 32 and any(NDPI in directory.tags for directory in directories):
             return None
         return max([tiff.end, *(_segments_end(directory) for directory in directories)])

@@ -1,8 +1,10 @@
 import atexit
+import gc
 import os
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -16,6 +18,9 @@ from lowmag.magnification import name_of
 from lowmag.plan import Plan
 from lowmag.scores import FIGURES
 from lowmag.study import Run
+
+# The graph of a large cohort is millions of objects that stay; looking them through for garbage took a tenth of its time.
+gc.set_threshold(100_000, 50, 100)
 
 # A job that waited in a queue while Snakemake was begun anew would remove what that has made.
 try:
@@ -144,6 +149,14 @@ def path_of_slide(wildcards):
 # A cohort copied to another disk is still the same cohort: only a file of another size (rule inspect) is another slide.
 def slide_file():
     return path_of_slide if plan.is_demo else ancient(path_of_slide)
+
+
+# Snakemake calls a function anew for every slide, which is much of what laying out a large cohort takes. Where the
+# sheet says nothing of the kind on any slide, what it says of one is said of all. Not for what is derived of `input`: a
+# constant would be recorded as a reason to run again.
+def by_slide(function, column, usual=None):
+    has_any = any(getattr(slide, column) != usual for slide in plan.slides.values())
+    return function if has_any else function(SimpleNamespace(slide=SLIDES[0]))
 
 
 def mpp_flag(wildcards):

@@ -18,7 +18,7 @@ if not plan.from_pictures:
             runtime=30,
         params:
             size=slide_size,
-            mpp=mpp_flag,
+            mpp=by_slide(mpp_flag, "mpp"),
             magnification=plan.config.tiles.teacher,
             options=plan.options("check"),
             code=plan.code("check"),
@@ -59,7 +59,7 @@ if not plan.from_pictures:
         input:
             record=f"{OUT}/slides/{{slide}}.json",
             slide=slide_file(),
-            mask=mask_of_slide,
+            mask=by_slide(mask_of_slide, "mask"),
         output:
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             overlay=report(
@@ -78,11 +78,11 @@ if not plan.from_pictures:
             mem_mb=plan.job("slide").mem_mb,
             runtime=plan.job("slide").runtime,
         params:
-            options=tissue_options,
+            options=by_slide(tissue_options, "tissue", plan.config.tissue),
             mask=mask_flag,
-            origin=origin_flag,
-            model=tissue_model,
-            code=tissue_code,
+            origin=by_slide(origin_flag, "mask"),
+            model=by_slide(tissue_model, "mask"),
+            code=by_slide(tissue_code, "mask"),
         shell:
             "lowmag tissue --record {input.record:q} --outline {output.outline:q} --overlay {output.overlay:q}"
             " {params.mask} {params.origin} --options {params.options:q} > {log:q} 2>&1"

@@ -54,8 +54,8 @@ else:
             record=f"{OUT}/slides/{{slide}}.json",
             outline=f"{OUT}/tissue/{{slide}}.geojson",
             slide=slide_file(),
-            annotations=annotations_of_slide,
-            coords=coords_of_slide,
+            annotations=by_slide(annotations_of_slide, "annotations"),
+            coords=by_slide(coords_of_slide, "coords"),
         output:
             f"{OUT}/tiles/{{slide}}.h5",
         log:
@@ -68,9 +68,9 @@ else:
             runtime=plan.job("slide").runtime,
         params:
             options=plan.options("tiles"),
-            labels=labels_flags,
+            labels=by_slide(labels_flags, "annotations"),
             files=tiles_flags,
-            code=tiles_code,
+            code=by_slide(tiles_code, "annotations"),
         shell:
             "lowmag tiles --record {input.record:q} --outline {input.outline:q} --out {output:q} {params.files}"
             " {params.labels} --options {params.options:q} > {log:q} 2>&1"
