@@ -149,7 +149,7 @@ def cost_table(cost: Sequence[Row]) -> Table:
     header += ["reading, s per slide", "network, s per slide", "together, s per slide"] if read else []
     header += ["read, MB per slide"] if sized else []
     ratios = ["compute_saving", *(["bytes_saving"] if sized else []), "time_saving"]
-    named = ["less computation", *(["fewer bytes read"] if sized else []), "less time"]
+    named = ["fewer GMAC", *(["fewer bytes read"] if sized else []), "less time"]
     table = Table([*header, *named], 3 if own else 2)
     for row in cost:
         name = f"{row['role']}, {name_of(row['magnification'])}"
