@@ -207,9 +207,9 @@ def referenced_end(path: Path) -> int | None:
 def _segments_end(directory: Directory) -> int:
     """How far the strips or tiles reach; 0 where that is not said."""
     furthest = 0
-    for tags in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
-        offsets, counts = (directory.numbers(tag) for tag in tags)
-        if len(offsets) == len(counts):
+    for place, length in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
+        if directory.n_numbers(place) == directory.n_numbers(length):
+            offsets, counts = directory.numbers(place), directory.numbers(length)
             stored = (offsets > 0) & (counts > 0)  # a sparse tile has neither
             furthest = max(furthest, int((offsets + counts)[stored].max(initial=0)))
     return furthest
