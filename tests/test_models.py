@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,20 @@ def test_model_files_of_strangers_are_refused_with_a_cause(network, spec, tmp_pa
     rewrite(path, **changes)
     with pytest.raises(UserError, match=rf"(?s){message}"):
         models.load_model(path)
+
+
+@pytest.mark.parametrize("arguments", ["depth=100000", "embed_dim=1200000"])
+def test_a_small_file_makes_no_large_network(network, spec, tmp_path, monkeypatch, arguments):
+    path = tmp_path / "model.safetensors"
+    models.save_model(path, network, spec)
+    rewrite(path, model=f"timm/vit_tiny_patch16_224?{arguments}", tile_px=224)
+    monkeypatch.setattr(models, "MOST_BESIDE", 10_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UserError, match=r"holds \d+ weights and names a network, timm/vit_tiny.*give a model"
+    ):
+        models.load_model(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB, timm included
 
 
 def test_a_head_on_features_of_no_shape_is_refused(spec, tmp_path):

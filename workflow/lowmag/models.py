@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from lowmag.allocation import AtMost
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.library import LibraryBackbone
@@ -27,6 +28,10 @@ from lowmag.recipe import Architecture
 BODY = "backbone.body."  # of a library's network, before its own names
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1
+CURE = "give a model.safetensors that `lowmag teacher` or `lowmag student` wrote"
+MOST_BESIDE = (
+    400_000_000  # numbers made beside the weights of a file: a picture, what a library makes and we drop
+)
 LARGEST_EDGE_PX = 8192  # of what a network is given: one pass of it is made before its weights are looked at
 
 Edge = Annotated[NonNegativeInt, Field(le=LARGEST_EDGE_PX)]
@@ -128,7 +133,13 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
         network = build_on_features(1 if head is None else head.shape[-1:].numel(), len(spec.classes))
     else:
         architecture = validated(Architecture, {"model": spec.model, "stride": spec.stride}, str(path))
-        network = build(architecture, len(spec.classes), spec.network_px)
+        n_weights = sum(tensor.numel() for tensor in weights.values())
+        most = 2 * n_weights + MOST_BESIDE
+        found = (
+            f"{path} holds {n_weights} weights and names a network, {spec.model}, that takes more than {most}"
+        )
+        with AtMost(most, f"{found}; {CURE}"):
+            network = build(architecture, len(spec.classes), spec.network_px)
     check_fit(weights, network.state_dict(), path, "train it again")
     network.load_state_dict(weights)
     return network.eval(), spec
@@ -163,14 +174,13 @@ def take_over(network: Network, weights: dict[str, Tensor], source: str) -> None
 
 def read_spec(path: Path) -> ModelSpec:
     """The spec of a model file, without reading its weights; UserError when it is not one of ours."""
-    cure = "give a model.safetensors that `lowmag teacher` or `lowmag student` wrote"
-    content = read_metadata(path, cure)
+    content = read_metadata(path, CURE)
     version = content.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path} has model schema {version!r}, this lowmag reads {SCHEMA_VERSION}; train it again"
         )
-    return _spec_of(content, path, cure)
+    return _spec_of(content, path)
 
 
 def read_metadata(path: Path, cure: str) -> dict[str, Any]:
@@ -193,12 +203,12 @@ def read_metadata(path: Path, cure: str) -> dict[str, Any]:
     return content
 
 
-def _spec_of(content: dict[str, Any], path: Path, cure: str) -> ModelSpec:
+def _spec_of(content: dict[str, Any], path: Path) -> ModelSpec:
     try:
         spec = TypeAdapter(ModelSpec).validate_python(content)
     except ValidationError as error:
         lines = "\n".join(line_of(problem) for problem in error.errors())
-        raise UserError(f"{path} does not say what a model file says; {cure}:\n{lines}") from error
+        raise UserError(f"{path} does not say what a model file says; {CURE}:\n{lines}") from error
     for name in spec.classes:
         if problem := problem_of_name(name):
             raise UserError(f"{path}: the class {name!r} {problem}")
