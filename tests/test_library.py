@@ -117,7 +117,7 @@ def test_timms_own_file_fits_whatever_its_classifier(tmp_path):
 def test_a_vit_of_torchvision_takes_weights_of_another_size():
     from torchvision.models import VisionTransformer
 
-    backbone, _ = networks.library_backbone("torchvision/vit_small_of_ours", 32)
+    backbone = networks.library_backbone("torchvision/vit_small_of_ours", 32)
     own = backbone.body.state_dict()
     large = {**own, "encoder.pos_embedding": torch.randn(1, 17, own["encoder.pos_embedding"].shape[2])}
     assert isinstance(backbone.body, VisionTransformer)

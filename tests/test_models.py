@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
-import resource
+import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from lowmag import backbones, models, networks
+from lowmag import allocation, backbones, models, networks
+from lowmag.allocation import NoMoreThan
 from lowmag.attention_pool import load_slide_head
 from lowmag.errors import UserError
 from lowmag.models import ModelSpec
@@ -284,18 +286,35 @@ def test_model_files_of_strangers_are_refused_with_a_cause(network, spec, tmp_pa
         models.load_model(path)
 
 
-@pytest.mark.parametrize("arguments", ["depth=100000", "embed_dim=1200000"])
-def test_a_small_file_makes_no_large_network(network, spec, tmp_path, monkeypatch, arguments):
+@pytest.mark.parametrize(
+    ("model", "px"),
+    [
+        ("timm/vit_tiny_patch16_224?embed_dim=1&num_heads=1&depth=20000", 224),  # many modules of few numbers
+        ("timm/vit_tiny_patch16_224?embed_dim=1200000", 224),
+        ("torchvision/resnet50", 8192),  # whose pass takes gigabytes
+        ("features", 224),
+    ],
+)
+def test_a_small_file_makes_no_large_network(spec, tmp_path, model, px):
     path = tmp_path / "model.safetensors"
-    models.save_model(path, network, spec)
-    rewrite(path, model=f"timm/vit_tiny_patch16_224?{arguments}", tile_px=224)
-    monkeypatch.setattr(models, "MOST_BESIDE", 10_000_000)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        UserError, match=r"holds \d+ weights and names a network, timm/vit_tiny.*give a model"
-    ):
+    content = {"schema_version": 1, **dataclasses.asdict(spec), "model": model, "tile_px": px}
+    weights = {"head.weight": torch.zeros(0, 10**12), "backbone.mean": torch.zeros(3)}
+    save_file(weights, path, metadata={"lowmag": json.dumps(content)})
+    began = time.process_time()
+    with pytest.raises(UserError, match=f"({re.escape(model)}, far larger than|do not fit the network).*"):
         models.load_model(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB, timm included
+    assert time.process_time() - began < 10
+
+
+def test_tensors_are_refused_before_they_are_made():
+    with NoMoreThan({}, "too large"):
+        with pytest.raises(UserError, match="too large"):
+            torch.empty(10**7, 10**7)  # torch itself would say that there is no memory
+    with NoMoreThan({"a": torch.zeros(3)}, "too many"):
+        for _ in range(allocation.MOST_TENSORS + 2):
+            torch.zeros(size=(1,))
+        with pytest.raises(UserError, match="too many"):
+            torch.ones(1)
 
 
 def test_a_head_on_features_of_no_shape_is_refused(spec, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 import simplejpeg
 import torch
 from lowmag import (
+    allocation,
     annotations,
     config,
     crops,
@@ -23,7 +24,6 @@ from lowmag import (
     dicom,
     hdf5,
     markup,
-    models,
     names,
     partitions,
     qupath,
@@ -462,8 +462,9 @@ def test_limits_are_those_of_the_documentation():
         (tiff_pictures.LARGEST_TILE_PX, "px"),
         (tiff.MOST_DIRECTORIES, "directories"),
         (tiff.MOST_TAGS, "tags"),
-        (tiff.MOST_SEGMENTS, "segments"),
-        (models.MOST_BESIDE, "numbers"),
+        (tiff.MOST_SHARED_BYTES >> 20, "MB"),
+        (allocation.MOST_BESIDE, "numbers"),
+        (allocation.MOST_TENSORS, "tensors"),
         (hdf5.MOST_PACKED_BYTES >> 20, "MB"),
         (hdf5.MOST_PACKING, "times"),
         (hdf5.LARGEST_CHUNK_BYTES >> 20, "MB"),

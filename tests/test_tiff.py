@@ -70,27 +70,37 @@ def test_directories_that_overlap_are_given_no_more_memory_than_any(tmp_path):
     assert peak < 64 << 20
 
 
-def write_sharing(path, n_directories, n_tiles, n_places=None):
-    """Directories one after another that name one table, for their tiles' places in part."""
-    first, size = 8 + 4 * n_tiles, 2 + 2 * 12 + 4
-    content = [b"II*\0", struct.pack("<I", first), struct.pack("<I", 16) * n_tiles]
-    tags = struct.pack("<HHII", tiff.TILE_OFFSETS, 4, n_places or n_tiles, 8)
-    tags += struct.pack("<HHII", tiff.TILE_COUNTS, 4, n_tiles, 8)
+def write_sharing(path, n_directories, tags, n_bytes):
+    """Directories one after another whose tags, given as (tag, type, count), all have the same values."""
+    first, size = 8 + n_bytes, 2 + len(tags) * 12 + 4
+    content = [b"II*\0", struct.pack("<I", first), bytes(n_bytes)]
+    entries = b"".join(struct.pack("<HHII", *tag, 8) for tag in tags)
     for number in range(1, n_directories + 1):
         following = first + number * size if number < n_directories else 0
-        content += [struct.pack("<H", 2), tags, struct.pack("<I", following)]
+        content += [struct.pack("<H", len(tags)), entries, struct.pack("<I", following)]
     path.write_bytes(b"".join(content))
 
 
-def test_a_table_that_many_directories_share_is_refused_in_time(tmp_path):
-    write_sharing(tmp_path / "a.tif", 10_000, 1_000_000)
+@pytest.mark.parametrize(
+    "tags",
+    [
+        [(tiff.TILE_OFFSETS, 4, 1 << 22), (tiff.TILE_COUNTS, 4, 1 << 22)],
+        [(tiff.TILE_OFFSETS, 1, tiff.MOST_VALUES + 1), (tiff.TILE_COUNTS, 1, tiff.MOST_VALUES + 1)],
+        [(tiff.TILE_OFFSETS, 4, 10), (tiff.TILE_COUNTS, 4, 1 << 22)],
+        [(270, 2, 1 << 24)],
+        [(tiff.ICC_PROFILE, 7, 1 << 24)],
+    ],
+    ids=["tables", "long tables", "lengths", "texts", "profiles"],
+)
+def test_values_that_many_directories_share_are_refused_in_time(tmp_path, tags):
+    write_sharing(tmp_path / "a.tif", 10_000, tags, (1 << 24) + 1)
     began = time.process_time()
-    with pytest.raises(RejectedError, match="10000 directories with 10000000000 tiles or strips in all"):
+    with pytest.raises(
+        RejectedError, match=r"directories of a\.tif name \d+ MB of values, in a file of 16 MB"
+    ):
         referenced_end(tmp_path / "a.tif")
-    write_sharing(tmp_path / "a.tif", 10_000, 4_000_000, n_places=10)
-    assert referenced_end(tmp_path / "a.tif") == (tmp_path / "a.tif").stat().st_size
     assert time.process_time() - began < 10
-    write_sharing(tmp_path / "a.tif", 20, 1_000_000)
+    write_sharing(tmp_path / "a.tif", 2, tags, (1 << 24) + 1)
     assert referenced_end(tmp_path / "a.tif") == (tmp_path / "a.tif").stat().st_size
 
 

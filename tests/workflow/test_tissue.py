@@ -55,6 +55,7 @@ def test_mask_of_the_sheet_takes_the_place_of_the_colours(outlined):
     [
         ({}, {}),
         ({"saturation_floor": {"A": 15}}, {"tissue": 1}),
+        ({"min_piece_um": {"C": 50}}, {"tissue": 1}),
         ({"min_piece_um": {"A": 50}, "max_hole_um": {"C": 0}}, {"tissue": 2}),
     ],
 )

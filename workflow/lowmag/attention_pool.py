@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from lowmag.allocation import NoMoreThan
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.models import METADATA_KEY, read_metadata
@@ -101,7 +102,8 @@ def load_slide_head(path: Path, model_sha256: str) -> AttentionPool:
         or not isinstance(classes, list)
     ):
         raise UserError(f"{path} holds no slide head with its mean, std and classes; {CURE}")
-    pool = AttentionPool(mean, std, len(classes))
+    with NoMoreThan(weights, f"{path} has far more channels or classes than weights for them; {CURE}"):
+        pool = AttentionPool(mean, std, len(classes))
     check_fit(weights, pool.state_dict(), path, CURE)
     pool.load_state_dict(weights)
     return pool.eval()

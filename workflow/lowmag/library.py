@@ -43,9 +43,9 @@ class LibraryBackbone(nn.Module):
             raise UserError(f"{self.model} makes a map of {shape[2]} x {shape[3]} cells of a square tile")
         return shape[2]
 
-    def channels(self, px: int) -> int:
+    def channels(self, px: int | None) -> int:
         """Channels of the map of a picture of `px` pixels; UserError if it takes none."""
-        return self._dry_pass(px)[1]
+        return self._dry_pass(px or PROBE_PX)[1]
 
     def count_gmac(self, px: int) -> float:
         """Billions of multiply-accumulates for one picture of `px` x `px`, by torch's counter."""
@@ -78,8 +78,8 @@ class LibraryBackbone(nn.Module):
             self.train(was_training)
 
 
-def library_backbone(model: str, px: int | None) -> tuple[LibraryBackbone, int]:
-    """The backbone of `torchvision/NAME` or `timm/NAME` with the library's fresh weights, and its channels.
+def library_backbone(model: str, px: int | None) -> LibraryBackbone:
+    """The backbone of `torchvision/NAME` or `timm/NAME` with the library's fresh weights.
 
     Arguments of the library may follow, as in `timm/resnet50?output_stride=8`: numbers and truth values,
     since a stranger's model file states them too. `px` is the edge of its pictures. Raises UserError when the
@@ -96,8 +96,7 @@ def library_backbone(model: str, px: int | None) -> tuple[LibraryBackbone, int]:
         raise UserError(
             f"{model} cannot be made by {library} ({reason}); see {_LISTS[library]} for the names there are"
         ) from error
-    backbone = LibraryBackbone(model, body, to_map)
-    return backbone, backbone.channels(px or PROBE_PX)
+    return LibraryBackbone(model, body, to_map)
 
 
 def check_installed(model: str) -> None:
@@ -180,6 +179,10 @@ def _timm(name: str, arguments: dict[str, Any], px: int | None):
 
 def _timm_map(body: Any, x: Tensor) -> Tensor:
     found = body.forward_features(x)
+    if not isinstance(found, Tensor):
+        raise UserError(
+            f"{type(body).__name__} of timm gives {len(found)} maps; choose a network that gives one"
+        )
     if found.ndim == 3:
         return _as_map(found[:, getattr(body, "num_prefix_tokens", 0) :])
     if getattr(body, "output_fmt", "NCHW") == "NHWC":

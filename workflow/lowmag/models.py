@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from lowmag.allocation import AtMost
+from lowmag.allocation import NoMoreThan
 from lowmag.errors import UserError
 from lowmag.initial_weights import check_fit
 from lowmag.library import LibraryBackbone
@@ -29,10 +29,8 @@ BODY = "backbone.body."  # of a library's network, before its own names
 METADATA_KEY = "lowmag"
 SCHEMA_VERSION = 1
 CURE = "give a model.safetensors that `lowmag teacher` or `lowmag student` wrote"
-MOST_BESIDE = (
-    400_000_000  # numbers made beside the weights of a file: a picture, what a library makes and we drop
-)
-LARGEST_EDGE_PX = 8192  # of what a network is given: one pass of it is made before its weights are looked at
+NOTHING = torch.zeros(1)  # in place of weights that are missing, which are told of later
+LARGEST_EDGE_PX = 8192  # of what a network is given
 
 Edge = Annotated[NonNegativeInt, Field(le=LARGEST_EDGE_PX)]
 Size = Annotated[FiniteFloat, Field(ge=0)]
@@ -128,21 +126,20 @@ def load_model(path: Path) -> tuple[Network, ModelSpec]:
     """
     spec = read_spec(path)
     weights = load_file(path)
-    if spec.model == FEATURES_MODEL:
-        head = weights.get("head.weight")
-        network = build_on_features(1 if head is None else head.shape[-1:].numel(), len(spec.classes))
-    else:
-        architecture = validated(Architecture, {"model": spec.model, "stride": spec.stride}, str(path))
-        n_weights = sum(tensor.numel() for tensor in weights.values())
-        most = 2 * n_weights + MOST_BESIDE
-        found = (
-            f"{path} holds {n_weights} weights and names a network, {spec.model}, that takes more than {most}"
-        )
-        with AtMost(most, f"{found}; {CURE}"):
-            network = build(architecture, len(spec.classes), spec.network_px)
+    with NoMoreThan(weights, f"{path} names a network, {spec.model}, far larger than what it holds; {CURE}"):
+        network = _network(spec, weights, path)
     check_fit(weights, network.state_dict(), path, "train it again")
     network.load_state_dict(weights)
     return network.eval(), spec
+
+
+def _network(spec: ModelSpec, weights: dict[str, Tensor], path: Path) -> Network:
+    """A network of the kind that a file says it is of, without its weights."""
+    if spec.model == FEATURES_MODEL:
+        return build_on_features(weights.get("backbone.mean", NOTHING).numel(), len(spec.classes))
+    architecture = validated(Architecture, {"model": spec.model, "stride": spec.stride}, str(path))
+    channels = weights.get("head.weight", NOTHING).shape[-1:].numel()  # a pass may take any time
+    return build(architecture, len(spec.classes), spec.network_px, max(channels, 1))
 
 
 def begin_from(network: Network, path: Path) -> None:

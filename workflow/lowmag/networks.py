@@ -55,16 +55,20 @@ def build_on_features(channels: int, n_classes: int) -> Network:
     return Network(FeatureBackbone(torch.zeros(channels), torch.ones(channels)), channels, n_classes)
 
 
-def build(architecture: Architecture, n_classes: int, px: int | None = None) -> Network:
+def build(
+    architecture: Architecture, n_classes: int, px: int | None = None, channels: int | None = None
+) -> Network:
     """A network with fresh weights, or with the backbone of `architecture.weights`.
 
-    `px` is the edge of the pictures it will be given, which a network of a library may depend on. Raises
-    UserError when there is no such network, or the weights do not fit it.
+    `px` is the edge of the pictures it will be given, which a network of a library may depend on; `channels`
+    of the last map of such a network are found by a pass if they are not known. Raises UserError when there
+    is no such network, or the weights do not fit it.
     """
     if not is_library(architecture.model):
         backbone, channels = own_backbone(architecture.model, architecture.stride)
     else:
-        backbone, channels = library_backbone(architecture.model, px)
+        backbone = library_backbone(architecture.model, px)
+        channels = channels or backbone.channels(px)
     network = Network(backbone, channels, n_classes)
     if architecture.weights:
         load_initial(network.backbone, architecture.model, architecture.weights)

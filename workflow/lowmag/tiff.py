@@ -30,7 +30,7 @@ NDPI = 65420  # its 64-bit offsets sit in 32-bit fields, so a large one cannot b
 MOST_DIRECTORIES = 10_000
 MOST_TAGS = 250_000  # of all directories, which may lie over one another; each takes 200 bytes of memory
 MOST_VALUES = 1 << 24  # of one tag
-MOST_SEGMENTS = 100_000_000  # of all directories, which may share a table; a second to look through
+MOST_SHARED_BYTES = 64 << 20  # of values, beside twice the file: directories may name the same ones
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,11 @@ class Directory:
     tags: dict[int, tuple[int, int, int]]
     below: list["Directory"] = field(default_factory=list)
 
-    def n_numbers(self, tag: int) -> int:
-        """How many integers a tag has, none where it is absent or lies outside the file."""
-        kind, count, place = self.tags.get(tag, (0, 0, 0))
-        is_there = kind in INTEGERS and place + TYPE_BYTES[kind] * count <= self.tiff.bytes
-        return count if is_there and count <= MOST_VALUES else 0
-
     def numbers(self, tag: int) -> np.ndarray:
-        """The integers of a tag as int64."""
-        count = self.n_numbers(tag)
-        if not count:
+        """The integers of a tag as int64, none where it is absent or lies outside the file."""
+        kind, count, place = self.tags.get(tag, (0, 0, 0))
+        if kind not in INTEGERS or count > MOST_VALUES:
             return np.zeros(0, np.int64)
-        kind, _, place = self.tags[tag]
         dtype = np.dtype(self.tiff.order + INTEGERS[kind])
         return np.frombuffer(self.tiff.read(place, dtype.itemsize * count) or b"", dtype).astype(np.int64)
 
@@ -101,6 +94,7 @@ class Tiff:
         self.directories: list[Directory] = []
         self._seen: set[int] = set()
         self._n_tags = 0
+        self.value_bytes = 0  # of all tags, as often as they are named
         head = self.read(8, 8) if large else self.read(4, 4)
         offset = struct.unpack(order + ("Q" if large else "I"), head)[0] if head else 0
         while offset and len(self._seen) < MOST_DIRECTORIES and self.end <= self.bytes:
@@ -152,6 +146,8 @@ class Tiff:
             if length > value:
                 place = struct.unpack_from(self.order + word, body, place - start)[0]
             tags[tag] = (kind, count, place)
+            if place + length <= self.bytes:
+                self.value_bytes += length
             if tag < PRIVATE:
                 self.end = max(self.end, place + length)
         directory = Directory(self, tags)
@@ -184,21 +180,20 @@ def referenced_end(path: Path) -> int | None:
     """How many bytes a TIFF must have by its directories and segments; None if that cannot be judged.
 
     Where the file ends before its last directory, the number is what is known to be missing so far. Raises
-    RejectedError where looking through its segments would not end in time, neither here nor in OpenSlide.
+    RejectedError where reading the directories' values would not end in time, neither here nor in OpenSlide.
     """
     tiff = open_tiff(path)
     if tiff is None:
         return None
     with tiff:
-        directories = every_directory(tiff)
-        tags = (STRIP_OFFSETS, TILE_OFFSETS)
-        if (n := sum(directory.n_numbers(tag) for directory in directories for tag in tags)) > MOST_SEGMENTS:
+        if tiff.value_bytes > 2 * tiff.bytes + MOST_SHARED_BYTES:
             raise RejectedError(
                 "unsupported",
-                f"{path.name} has {len(directories)} directories with {n} tiles or strips in all, expected "
-                f"at most {MOST_SEGMENTS}",
+                f"the directories of {path.name} name {tiff.value_bytes >> 20} MB of values, in a file of "
+                f"{tiff.bytes >> 20} MB",
                 "it is damaged, or made to do harm; copy it again from its source, or take its row out",
             )
+        directories = every_directory(tiff)
         if tiff.bytes >= 1 << 32 and any(NDPI in directory.tags for directory in directories):
             return None
         return max([tiff.end, *(_segments_end(directory) for directory in directories)])
@@ -207,9 +202,9 @@ def referenced_end(path: Path) -> int | None:
 def _segments_end(directory: Directory) -> int:
     """How far the strips or tiles reach; 0 where that is not said."""
     furthest = 0
-    for place, length in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
-        if directory.n_numbers(place) == directory.n_numbers(length):
-            offsets, counts = directory.numbers(place), directory.numbers(length)
+    for tags in ((STRIP_OFFSETS, STRIP_COUNTS), (TILE_OFFSETS, TILE_COUNTS)):
+        offsets, counts = (directory.numbers(tag) for tag in tags)
+        if len(offsets) == len(counts):
             stored = (offsets > 0) & (counts > 0)  # a sparse tile has neither
             furthest = max(furthest, int((offsets + counts)[stored].max(initial=0)))
     return furthest
