@@ -70,10 +70,10 @@ def test_directories_that_overlap_are_given_no_more_memory_than_any(tmp_path):
     assert peak < 64 << 20
 
 
-def write_sharing(path, n_directories, tags, n_bytes):
-    """Directories one after another whose tags, given as (tag, type, count), all have the same values."""
+def write_sharing(path, n_directories, tags, n_bytes, value=0):
+    """Directories one after another whose tags, (tag, type, count), all have the same values of 4 bytes."""
     first, size = 8 + n_bytes, 2 + len(tags) * 12 + 4
-    content = [b"II*\0", struct.pack("<I", first), bytes(n_bytes)]
+    content = [b"II*\0", struct.pack("<I", first), struct.pack("<I", value) * (n_bytes // 4)]
     entries = b"".join(struct.pack("<HHII", *tag, 8) for tag in tags)
     for number in range(1, n_directories + 1):
         following = first + number * size if number < n_directories else 0
@@ -93,15 +93,25 @@ def write_sharing(path, n_directories, tags, n_bytes):
     ids=["tables", "long tables", "lengths", "texts", "profiles"],
 )
 def test_values_that_many_directories_share_are_refused_in_time(tmp_path, tags):
-    write_sharing(tmp_path / "a.tif", 10_000, tags, (1 << 24) + 1)
+    write_sharing(tmp_path / "a.tif", 10_000, tags, (1 << 24) + 4)
     began = time.process_time()
     with pytest.raises(
         RejectedError, match=r"directories of a\.tif name \d+ MB of values, in a file of 16 MB"
     ):
         referenced_end(tmp_path / "a.tif")
     assert time.process_time() - began < 10
-    write_sharing(tmp_path / "a.tif", 2, tags, (1 << 24) + 1)
+    write_sharing(tmp_path / "a.tif", 2, tags, (1 << 24) + 4)
     assert referenced_end(tmp_path / "a.tif") == (tmp_path / "a.tif").stat().st_size
+
+
+def test_directories_below_that_many_share_are_refused_in_time(tmp_path):
+    n_bytes = 1 << 24
+    tags = [(tiff.SUB_DIRECTORIES, 4, n_bytes // 4)]
+    write_sharing(tmp_path / "a.tif", 10_000, tags, n_bytes, value=8 + n_bytes)  # all are the first one
+    began = time.process_time()
+    with pytest.raises(RejectedError, match="MB of values"):
+        referenced_end(tmp_path / "a.tif")
+    assert time.process_time() - began < 5
 
 
 def head(offset, entries=b"", n=0):

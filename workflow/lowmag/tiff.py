@@ -94,7 +94,7 @@ class Tiff:
         self.directories: list[Directory] = []
         self._seen: set[int] = set()
         self._n_tags = 0
-        self.value_bytes = 0  # of all tags, as often as they are named
+        self.value_bytes = 0  # of all tags, as often as they are named; looked at no further where `repeats`
         head = self.read(8, 8) if large else self.read(4, 4)
         offset = struct.unpack(order + ("Q" if large else "I"), head)[0] if head else 0
         while offset and len(self._seen) < MOST_DIRECTORIES and self.end <= self.bytes:
@@ -110,6 +110,11 @@ class Tiff:
 
     def close(self) -> None:
         os.close(self._descriptor)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the directories name the same values over and over, which would take any time to read."""
+        return self.value_bytes > 2 * self.bytes + MOST_SHARED_BYTES
 
     def read(self, offset: int, length: int) -> bytes | None:
         """`length` bytes at `offset`, or None where the file is shorter."""
@@ -150,6 +155,8 @@ class Tiff:
                 self.value_bytes += length
             if tag < PRIVATE:
                 self.end = max(self.end, place + length)
+        if self.repeats:
+            return None, 0
         directory = Directory(self, tags)
         below = directory.numbers(SUB_DIRECTORIES)[:MOST_DIRECTORIES] if top else np.zeros(0, np.int64)
         for child in below.tolist():
@@ -186,7 +193,7 @@ def referenced_end(path: Path) -> int | None:
     if tiff is None:
         return None
     with tiff:
-        if tiff.value_bytes > 2 * tiff.bytes + MOST_SHARED_BYTES:
+        if tiff.repeats:
             raise RejectedError(
                 "unsupported",
                 f"the directories of {path.name} name {tiff.value_bytes >> 20} MB of values, in a file of "
