@@ -239,6 +239,7 @@ def test_compute_counts_attention_too():
         ("timm/test_resnet?drop_rate=nan", 64, 32, "drop_rate is 'nan', expected a number"),
         (f"timm/test_resnet?drop_rate={'9' * 400}", 64, 32, "expected a number"),
         ("torchvision/alexnet", 32, 32, "takes no tiles of 32 x 32 px"),
+        ("timm/efficientvim_m1", 224, 32, "EfficientViM of timm gives 4 maps"),
     ],
 )
 def test_what_cannot_be_is_said_with_its_cure(model, px, stride, message):

@@ -52,7 +52,7 @@ class Resamples:
         return max(low, limits[0]), min(high, limits[1])
 
     def p_two_sided(self, differences: np.ndarray) -> float:
-        """Two-sided p of no difference, below 0.05 where `interval` leaves 0 out.
+        """Two-sided p of no difference, below 0.05 (few in the tail: 0.052) where `interval` leaves 0 out.
 
         The smaller share of resamples on either side of 0, one added to both counts so that it is never 0
         (Davison & Hinkley 1997, eq. 4.11), taken as the tail of a normal curve and read off that of t.
